@@ -4,7 +4,7 @@
  */
 import type { Socket } from 'node:net'
 
-import { configurationEntry } from '../codec/log-entry.js'
+import { encodeConfiguration, entryFromParts, entryTypeCode } from '../codec/log-entry.js'
 import { Engine } from '../engine/database.js'
 import { DqliteError } from '../errors.js'
 import { dial, parseAddress } from '../network/dial.js'
@@ -270,7 +270,7 @@ async function bootstrap(directory: OpenedDirectory, { id, address }: Checked): 
   const isEmpty = restored.term === 0 && restored.snapshot === undefined && restored.entries.length === 0
   if (!isEmpty || !bootstrapIds.includes(id)) return restored
   const configuration: Configuration = { servers: [{ id, address, role: 'voter' }] }
-  const entry = configurationEntry({ index: 1, term: 1 }, configuration)
+  const entry = entryFromParts(1, 1, entryTypeCode('configuration'), encodeConfiguration(configuration))
   await metadata.save({ term: 1, votedFor: undefined })
   await log.append([entry])
   return { ...restored, term: 1, entries: [entry] }

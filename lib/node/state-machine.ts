@@ -5,7 +5,7 @@
 import { strict as assert } from 'node:assert'
 
 import { encodeContentHeader, encodeDatabaseHeader, SnapshotContentDecoder } from '../codec/data-directory.js'
-import { decodeCommand } from '../codec/log-entry.js'
+import { commandDatabase } from '../codec/log-entry.js'
 import type { Database, DatabaseImage, Engine } from '../engine/database.js'
 import { DqliteError } from '../errors.js'
 import type { Entry, Index } from '../raft/types.js'
@@ -54,10 +54,10 @@ export class StateMachine {
     }
     assert(head === undefined || head.index > entry.index, 'captured transactions commit in order')
     assert(entry.data !== undefined, 'evicted entries are read back before they are applied')
-    const command = decodeCommand(entry.data)
+    const name = commandDatabase(entry.data)
     // OPEN, UNDO and CHECKPOINT come from old logs and mean nothing to this engine (raft-wire §5).
-    if (command.type !== 'frames') return
-    const database = this.#engine.database(command.database)
+    if (name === undefined) return
+    const database = this.#engine.database(name)
     database.apply(entry.data)
     if (database.walFrames >= this.#checkpointFrames) database.checkpoint()
   }

@@ -38,7 +38,8 @@ export class WalImageReader {
       const sizePages = data.readUInt32BE(offset + 4)
       this.#pages.set(page, Buffer.from(data.subarray(offset + frameHeaderBytes, offset + frameBytes)))
       if (sizePages === 0) continue
-      commands.push(encodeFrames(this.#database, pageBytes, [...this.#pages]))
+      const pages = [...this.#pages].map(([number, image]) => ({ number, image }))
+      commands.push(encodeFrames({ database: this.#database, pageSize: pageBytes, pages }))
       this.#pages = new Map()
     }
     this.#rest = Buffer.from(data.subarray(offset))
