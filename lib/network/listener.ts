@@ -9,7 +9,7 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { unlink } from 'node:fs/promises'
 import net from 'node:net'
-import { ByteQueue, ByteReader } from '../codec/bytes.js'
+import { ByteQueue, ByteReader, malformed } from '../codec/bytes.js'
 import {
   connectCode,
   decodeRequest,
@@ -174,7 +174,7 @@ class Arrival {
   readonly #options: ListenerOptions
   readonly #census: Census
   readonly #bytes = new ByteQueue()
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout | undefined
   readonly #onReadable = (): void => this.#read()
   #stage: Stage | undefined
   #connect: MessageStream | undefined
@@ -183,7 +183,6 @@ class Arrival {
     this.#socket = socket
     this.#options = options
     this.#census = census
-    this.#timer = setTimeout(() => socket.destroy(), options.handshakeTimeoutMs ?? handshakeTimeoutMsDefault)
     census.arriving.add(socket)
     socket.once('close', () => {
       this.#release()
@@ -191,7 +190,14 @@ class Arrival {
     })
     // Reading by 'readable' leaves the socket as if nobody had read it, for whoever gets it next.
     socket.on('readable', this.#onReadable)
-    this.#become('stranger')
+    this.#limitTime()
+    if (!this.#become('stranger')) socket.destroy()
+  }
+
+  #limitTime(): void {
+    clearTimeout(this.#timer)
+    const timeoutMs = this.#options.handshakeTimeoutMs ?? handshakeTimeoutMsDefault
+    this.#timer = setTimeout(() => this.#socket.destroy(), timeoutMs)
   }
 
   #become(stage: Stage): boolean {
@@ -202,67 +208,55 @@ class Arrival {
   }
 
   #read(): void {
-    if (this.#stage === undefined) {
-      this.#socket.destroy()
-      return
-    }
     const chunk = this.#socket.read() as Buffer | null
     if (chunk === null) return
     if (this.#connect !== undefined) this.#connect.push(chunk)
     else this.#bytes.push(chunk)
+    let handOver: (() => void) | undefined
     try {
-      this.#identify()
+      handOver = this.#identify()
     } catch (cause) {
-      // Nothing is answered to a broken handshake (client-protocol §1.5). Anything else is a fault of ours.
-      this.#socket.destroy()
       if (!(cause instanceof DqliteError)) throw cause
+      // Nothing is answered to a broken handshake (client-protocol §1.5).
+      this.#socket.destroy()
     }
+    handOver?.()
   }
 
-  #identify(): void {
-    if (this.#connect !== undefined) return this.#finishConnect(this.#connect)
-    if (this.#bytes.length < handshakeBytes) return
+  /** Who it is, as what to do then; undefined while that is not known. */
+  #identify(): (() => void) | undefined {
+    if (this.#connect !== undefined) return this.#identifyPeer(this.#connect)
+    if (this.#bytes.length < handshakeBytes) return undefined
     const head = this.#bytes.peek(Math.min(this.#bytes.length, typeOffset + 1))
     const protocol = new ByteReader(head).u64()
-    if (protocol !== protocolVersion && protocol !== legacyProtocolVersion) {
-      this.#socket.destroy()
-      return
-    }
+    if (protocol !== protocolVersion && protocol !== legacyProtocolVersion) throw malformed('an unknown protocol word')
     if (head.byteLength <= typeOffset) {
       // A silent client is legal for ever. While there is no room for clients it may still turn out to be a peer.
       if (this.#become('client')) clearTimeout(this.#timer)
-      return
+      return undefined
     }
     this.#bytes.take(handshakeBytes)
     const rest = this.#bytes.take(this.#bytes.length)
     if (head[typeOffset] !== connectCode) {
-      if (!this.#become('client')) {
-        this.#socket.destroy()
-        return
-      }
+      if (!this.#become('client')) throw new DqliteError('BUSY', 'no room for another client')
       this.#release()
-      this.#options.onClient({ socket: this.#socket, protocol, rest })
-      return
+      return () => this.#options.onClient({ socket: this.#socket, protocol, rest })
     }
+    if (!this.#become('peer')) throw new DqliteError('BUSY', 'no room for another peer')
+    this.#limitTime()
     this.#connect = new MessageStream({ bodyBytesMax: connectBytesMax })
     this.#connect.push(rest)
-    // A peer that went on counting as a client would need a time limit again; it takes its place now.
-    if (!this.#become('peer')) {
-      this.#socket.destroy()
-      return
-    }
-    this.#timer.refresh()
-    this.#finishConnect(this.#connect)
+    return this.#identifyPeer(this.#connect)
   }
 
-  #finishConnect(stream: MessageStream): void {
+  #identifyPeer(stream: MessageStream): (() => void) | undefined {
     const message = stream.next()
-    if (message === undefined) return
+    if (message === undefined) return undefined
     const request = decodeRequest(message)
     assert(request.type === 'connect')
     this.#release()
     const { id, address } = request
-    this.#options.onPeer({ id, address, socket: this.#socket, rest: stream.takeRest() })
+    return () => this.#options.onPeer({ id, address, socket: this.#socket, rest: stream.takeRest() })
   }
 
   #release(): void {
