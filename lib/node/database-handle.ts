@@ -4,10 +4,9 @@
  * Does not know sockets, message headers of requests, or how the turn of writers is handed on (`Lane` does).
  */
 import assert from 'node:assert/strict'
-import { encodeResponse, messageHeader, responseType } from '../codec/client-protocol.js'
-import type { Connection } from '../engine/connection.js'
-import type { Prepared, Statement, StepOutcome } from '../engine/connection.js'
-import { RowsBuffer } from '../engine/connection.js'
+import { encodeResponse, messageHeader, responseCodes } from '../codec/client-protocol.js'
+import type { Connection, Prepared, RowsBuffer, Statement, StepOutcome } from '../engine/connection.js'
+
 import { DqliteError } from '../errors.js'
 import { Lifecycle, type Moves } from '../lifecycle.js'
 import type { Index } from '../raft/types.js'
@@ -48,7 +47,7 @@ type Kind = 'prepare' | 'exec' | 'execSql' | 'query' | 'querySql'
 const noBytes = new Uint8Array(0)
 
 const resultBodyBytes = 16
-const resultHeader = messageHeader(responseType.result, resultBodyBytes)
+const resultHeader = messageHeader(responseCodes.result, resultBodyBytes)
 const resultMessageBytes = resultHeader.length + resultBodyBytes
 
 /** Produces rows for at most this long before other work of the loop gets its turn. */
@@ -226,12 +225,16 @@ export class DatabaseHandle {
   }
 
   #onThrown(error: unknown): void {
-    if (this.#life.is('closed')) {
+    if (!this.#life.is('running')) {
+      // Answered already, or nobody is left to be answered.
       this.lane.onInternalError(error)
       return
     }
-    assert(this.#life.is('running'), error instanceof Error ? error : String(error))
-    this.#refreshTransaction()
+    try {
+      if (!this.#afterStatement()) return
+    } catch (second) {
+      this.lane.onInternalError(second)
+    }
     if (error instanceof DqliteError && error.wire !== undefined) this.#failure(error.wire, error.message)
     else {
       this.lane.onInternalError(error)
@@ -270,7 +273,14 @@ export class DatabaseHandle {
       return this.#failure(sqliteError, 'nonempty statement tail')
     }
     const id = this.#keep(statement)
-    this.#finish(encodeResponse.stmt(0, id, statement.parameterCount, this.#schema === 1 ? tail : undefined))
+    this.#finish(
+      encodeResponse.stmt({
+        databaseId: 0,
+        statementId: id,
+        parameterCount: statement.parameterCount,
+        tail: this.#schema === 1 ? tail : undefined,
+      }),
+    )
   }
 
   /** A tail that does not even compile counts as one. */
@@ -293,7 +303,9 @@ export class DatabaseHandle {
       const first = this.#offset === 0
       this.#dependsOnBefore = this.#dependsOn
       this.#dependsOn = Math.max(this.#dependsOn, this.lane.tip) // for what prepare may throw
-      const prepared = first ? this.connection.prepareCached(this.#sql) : this.connection.prepare(this.#sql, this.#offset)
+      const prepared = first
+        ? this.connection.prepareCached(this.#sql)
+        : this.connection.prepare(this.#sql, this.#offset)
       this.#dependsOn = this.#dependsOnBefore
       if (prepared.statement === undefined) return this.#finish(this.#result())
       this.#offset = prepared.tail
@@ -338,6 +350,9 @@ export class DatabaseHandle {
         return false
       case 'refused':
         this.#failure(5, 'database is locked')
+        return false
+      case 'notLeader':
+        this.#failure(10250, 'not leader')
         return false
     }
   }
@@ -494,14 +509,14 @@ export class DatabaseHandle {
       return this.#closedUnderWorker()
     }
     this.#life.move('running')
-    if (this.#afterStatement()) this.#onThrown(error)
+    this.#onThrown(error)
     this.lane.advance()
   }
 
   /** The client went away, or leadership did. What SQLite has committed is in the chain and must be appended, or dropped. */
   #closedUnderWorker(): void {
     try {
-      this.#capture()
+      if (!this.#capture()) this.lane.voidTail()
     } catch (error) {
       this.lane.onInternalError(error)
     }
@@ -764,6 +779,7 @@ export class DatabaseHandle {
    * cannot be stopped any more; it is answered as usual and INTERRUPT after it.
    */
   interrupt(): boolean {
+    if (this.#interrupted) return false // one EMPTY for each
     switch (this.#life.state) {
       case 'idle':
       case 'closed':
@@ -823,7 +839,8 @@ export class DatabaseHandle {
     this.#life.move('closed')
     this.#end()
     this.#heldMessage = undefined
-    this.#closing = this.#working === undefined ? this.#closeConnection() : this.#working.then(() => this.#closeConnection())
+    this.#closing =
+      this.#working === undefined ? this.#closeConnection() : this.#working.then(() => this.#closeConnection())
     return this.#closing
   }
 
