@@ -394,6 +394,7 @@ export const encodeResponse = {
   files: (files: readonly DumpedFile[]): Buffer => writeMessage(responses.files, { files }, 0),
   /** The same message in pieces: the content of file i follows piece i, so that nobody holds a whole database twice. */
   filesHeads: (files: readonly FileHead[]): Buffer[] => {
+    assert(files.length > 0)
     const pieces = files.map((file, i) => {
       const writer = new ByteWriter()
       if (i === 0) writer.u64(files.length)
