@@ -7,7 +7,7 @@ import type { Socket } from 'node:net'
 import { encodeConfiguration, entryFromParts, entryTypeCode } from '../codec/log-entry.js'
 import { Engine } from '../engine/database.js'
 import { DqliteError } from '../errors.js'
-import { dial, parseAddress } from '../network/dial.js'
+import { dial, parseAddress, type Dial } from '../network/dial.js'
 import { Listener } from '../network/listener.js'
 import { Transport } from '../network/transport.js'
 import { nodeLimits, snapshotStrategies, type NodeLimits, type SnapshotStrategy } from '../options.js'
@@ -15,6 +15,7 @@ import type { Configuration, Server, ServerId } from '../raft/types.js'
 import { openDataDirectory, type OpenedDirectory } from '../storage/open.js'
 import { Executor } from './executor.js'
 import { Gateways } from './gateway.js'
+import { Handlers } from './handlers.js'
 import { RaftDriver, type RaftStatus } from './raft-driver.js'
 import { StateMachine } from './state-machine.js'
 
@@ -38,7 +39,7 @@ export interface NodeOptions {
   readonly autoRecovery?: boolean
   readonly limits?: Partial<Record<keyof NodeLimits, number>>
   /** How connections to peers are made; default: TCP or Unix sockets by address. */
-  readonly dial?: typeof dial
+  readonly dial?: Dial
   /** A sentence about something that went wrong and was dealt with. Default: nothing. */
   readonly onWarning?: (text: string) => void
   /** The node no longer takes part (its disk failed, or a database cannot be applied to). It still answers, until `stop()`. */
@@ -68,6 +69,7 @@ export class Node {
   readonly #directory: OpenedDirectory
   readonly #engine: Engine
   readonly #driver: RaftDriver
+  readonly #executor: Executor
   readonly #transport: Transport
   readonly #listener: Listener
   readonly #gateways: Gateways
@@ -78,6 +80,7 @@ export class Node {
     readonly directory: OpenedDirectory
     readonly engine: Engine
     readonly driver: RaftDriver
+    readonly executor: Executor
     readonly transport: Transport
     readonly listener: Listener
     readonly gateways: Gateways
@@ -87,6 +90,7 @@ export class Node {
     this.#directory = parts.directory
     this.#engine = parts.engine
     this.#driver = parts.driver
+    this.#executor = parts.executor
     this.#transport = parts.transport
     this.#listener = parts.listener
     this.#gateways = parts.gateways
@@ -113,7 +117,7 @@ export class Node {
       connectionsMax: limits.connectionsMax,
       onClient: (client) => arrive(client.socket, ({ gateways }) => gateways.accept(client)),
       onPeer: (peer) => arrive(peer.socket, ({ transport }) => transport.accept(peer)),
-      onWarning: warn,
+      onError: (error) => warn(`cannot accept connections: ${error.message}`),
     })
     let directory: OpenedDirectory | undefined
     let engine: Engine | undefined
@@ -145,7 +149,9 @@ export class Node {
         onRoleChange: () => undefined,
         onWarning: warn,
       })
-      const executor = new Executor({ engine, replicator: driver, limits })
+      const onInternalError = (error: unknown): void =>
+        warn(error instanceof Error ? (error.stack ?? error.message) : String(error))
+      const executor = new Executor({ engine, replicator: driver, limits, onInternalError })
       const transport = new Transport({
         id: checked.id,
         address: checked.address,
@@ -153,24 +159,25 @@ export class Node {
         connectTimeoutMs: limits.connectTimeoutMs,
         reconnectMs: limits.reconnectMs,
         sendQueueBytesMax: limits.sendQueueBytesMax,
+        progressTimeoutMs: limits.installSnapshotTimeoutMs,
         onMessage: (from, address, message) => driver.onMessage(from, address, message),
         onSnapshot: (from, address, message, contentBytes, content) =>
           void driver.onSnapshot(from, address, message, contentBytes, content),
         onUnreachable: (to) => driver.onUnreachable(to),
         onWarning: warn,
       })
+      const metadata = { failureDomain: checked.failureDomain, weight: 0 }
+      const handlers = new Handlers({ engine, replicator: driver, executor, metadata })
       const gateways = new Gateways({
-        engine,
-        executor,
-        replicator: driver,
+        handlers,
         limits,
-        failureDomain: checked.failureDomain,
-        onWarning: warn,
+        onInternalError,
+        onPeer: (peer) => transport.accept(peer),
       })
       driver.start(transport)
       rooms = { gateways, transport }
       for (const { start } of early) start(rooms)
-      return new Node({ checked, directory, engine, driver, transport, listener, gateways })
+      return new Node({ checked, directory, engine, driver, executor, transport, listener, gateways })
     } catch (error) {
       for (const { socket } of early) socket.destroy()
       await listener.close()
@@ -204,6 +211,7 @@ export class Node {
     await this.#listener.close()
     await this.#driver.stop()
     await this.#gateways.closeAll()
+    await this.#executor.close()
     await this.#transport.close()
     await this.#engine.close()
     await this.#directory.close()
@@ -250,7 +258,10 @@ function uint64(name: string, value: bigint | number): bigint {
     const big = BigInt(value)
     if (big >= 0n && big <= uint64Max) return big
   }
-  throw new DqliteError('BAD_OPTION', `option ${name} is ${String(value)}; it must be a whole number from 0 to 2^64 - 1`)
+  throw new DqliteError(
+    'BAD_OPTION',
+    `option ${name} is ${String(value)}; it must be a whole number from 0 to 2^64 - 1`,
+  )
 }
 
 /** Raft-wire §6.1: heartbeat = floor(15 L / 10), election timeout = 15 L, with L in whole ms from 1 to an hour. */

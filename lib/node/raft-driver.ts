@@ -191,7 +191,9 @@ export class RaftDriver implements Replicator {
       received = await this.#options.directory.snapshots.receive(message.snapshot, contentBytes, content)
     } catch (error) {
       // The connection broke or the disk is full: the leader sends it again.
-      this.#options.onWarning(`snapshot ${message.snapshot.last.index} from ${address} was not stored: ${String(error)}`)
+      this.#options.onWarning(
+        `snapshot ${message.snapshot.last.index} from ${address} was not stored: ${String(error)}`,
+      )
       return
     }
     if (this.#isStopped() || this.#received !== undefined) {
@@ -666,7 +668,10 @@ export class RaftDriver implements Replicator {
   #trailing(applied: Index, contentBytes: number): number {
     const { limits, snapshotStrategy } = this.#options
     if (snapshotStrategy === 'static') return limits.snapshotTrailing
-    return Math.min(limits.snapshotTrailing, Math.max(limits.snapshotThreshold, this.#raft.entriesWithin(applied, contentBytes)))
+    return Math.min(
+      limits.snapshotTrailing,
+      Math.max(limits.snapshotThreshold, this.#raft.entriesWithin(applied, contentBytes)),
+    )
   }
 
   #takeReceived(snapshot: SnapshotDescription): ReceivedSnapshot {

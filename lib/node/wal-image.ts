@@ -26,7 +26,10 @@ export class WalImageReader {
   /** The commands of the transactions that end within what was pushed so far. */
   push(bytes: Uint8Array): Uint8Array[] {
     const commands: Uint8Array[] = []
-    let data = this.#rest.length > 0 ? Buffer.concat([this.#rest, bytes]) : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    let data =
+      this.#rest.length > 0
+        ? Buffer.concat([this.#rest, bytes])
+        : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     if (this.#skip > 0) {
       const skipped = Math.min(this.#skip, data.length)
       this.#skip -= skipped
@@ -49,6 +52,9 @@ export class WalImageReader {
   /** Throws DATA_CORRUPT if the image ends inside a transaction: a snapshot holds whole ones only. */
   finish(): void {
     if (this.#skip > 0 || this.#rest.length > 0 || this.#pages.size > 0)
-      throw new DqliteError('DATA_CORRUPT', `the WAL of database ${this.#database} in the snapshot ends inside a transaction`)
+      throw new DqliteError(
+        'DATA_CORRUPT',
+        `the WAL of database ${this.#database} in the snapshot ends inside a transaction`,
+      )
   }
 }

@@ -12,7 +12,14 @@ function frame(page: number, sizePages: number, fill: number): Buffer {
   return bytes
 }
 
-const image = Buffer.concat([Buffer.alloc(32, 9), frame(2, 0, 1), frame(1, 2, 2), frame(3, 0, 3), frame(3, 0, 4), frame(1, 3, 5)])
+const image = Buffer.concat([
+  Buffer.alloc(32, 9),
+  frame(2, 0, 1),
+  frame(1, 2, 2),
+  frame(3, 0, 3),
+  frame(3, 0, 4),
+  frame(1, 3, 5),
+])
 
 function commands(chunkBytes: number): Uint8Array[] {
   const reader = new WalImageReader('test.db')
