@@ -4,7 +4,7 @@
  */
 import { strict as assert } from 'node:assert'
 
-import { encodeContentHeader, encodeDatabaseHeader, SnapshotContentDecoder } from '../codec/data-directory.js'
+import { ContentDecoder, encodeContentHeader, encodeDatabaseHeader } from '../codec/data-directory.js'
 import { commandDatabase } from '../codec/log-entry.js'
 import type { Database, DatabaseImage, Engine } from '../engine/database.js'
 import { DqliteError } from '../errors.js'
@@ -87,42 +87,33 @@ export class StateMachine {
 
   /** Replaces everything by the content of a snapshot. Databases that it does not name are dropped. */
   async restore(content: AsyncIterable<Uint8Array>): Promise<void> {
-    const decoder = new SnapshotContentDecoder()
+    const decoder = new ContentDecoder()
     const restored = new Set<string>()
-    let finish: (() => void) | undefined
-    for await (const piece of content) {
-      decoder.push(piece)
-      for (let part = decoder.next(); part !== undefined; part = decoder.next()) {
-        switch (part.type) {
-          case 'database': {
-            finish?.()
+    let target: RestoreTarget | undefined
+    try {
+      for await (const piece of content) {
+        for (const part of decoder.push(piece)) {
+          if (part.type === 'database') {
+            target?.finish()
             restored.add(part.name)
-            finish = undefined
-            this.#target = this.#open(part.name, part.mainBytes, part.walBytes)
-            finish = () => this.#target?.finish()
-            break
-          }
-          case 'main':
-            this.#target?.main(part.bytes)
-            break
-          case 'wal':
-            this.#target?.wal(part.bytes)
-            break
+            target = new RestoreTarget(this.#engine.database(part.name), part.mainBytes, part.walBytes)
+          } else if (part.type === 'main') target!.main(part.bytes)
+          else target!.wal(part.bytes)
         }
+        // One piece is a few milliseconds of work: heartbeats are answered between two of them.
+        await new Promise(setImmediate)
       }
-      // One piece is a few milliseconds of work: heartbeats are answered between two of them.
-      await new Promise(setImmediate)
+      decoder.finish()
+      target?.finish()
+    } catch (cause) {
+      target?.abort()
+      if (cause instanceof DqliteError && cause.code === 'MALFORMED')
+        throw new DqliteError('DATA_CORRUPT', `the content of a snapshot cannot be restored: ${cause.message}`, {
+          cause,
+        })
+      throw cause
     }
-    finish?.()
-    this.#target = undefined
-    if (!decoder.isComplete) throw new DqliteError('DATA_CORRUPT', 'the snapshot ends before its last database does')
     for (const database of this.#engine.databases()) if (!restored.has(database.name)) this.#engine.drop(database.name)
-  }
-
-  #target: RestoreTarget | undefined
-
-  #open(name: string, mainBytes: number, walBytes: number): RestoreTarget {
-    return new RestoreTarget(this.#engine.database(name), mainBytes, walBytes)
   }
 }
 
@@ -132,6 +123,7 @@ class RestoreTarget {
   readonly #restore: ReturnType<Database['restore']>
   readonly #wal: WalImageReader | undefined
   #mainBytesLeft: number
+  #isOpen = true
 
   constructor(database: Database, mainBytes: number, walBytes: number) {
     this.#database = database
@@ -143,7 +135,9 @@ class RestoreTarget {
   main(bytes: Uint8Array): void {
     this.#restore.write(bytes)
     this.#mainBytesLeft -= bytes.byteLength
-    if (this.#mainBytesLeft === 0) this.#restore.finish()
+    if (this.#mainBytesLeft > 0) return
+    this.#restore.finish()
+    this.#isOpen = false
   }
 
   wal(bytes: Uint8Array): void {
@@ -155,6 +149,11 @@ class RestoreTarget {
     if (this.#mainBytesLeft !== 0)
       throw new DqliteError('DATA_CORRUPT', `database ${this.#database.name} is cut short in the snapshot`)
     this.#wal?.finish()
+  }
+
+  abort(): void {
+    if (this.#isOpen) this.#restore.abort()
+    this.#isOpen = false
   }
 }
 
