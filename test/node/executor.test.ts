@@ -131,7 +131,13 @@ test('writers wait for an open transaction in order of arrival', async (t) => {
   // The holder's own statements do not queue.
   t.is(await holder!.exec('INSERT INTO a VALUES(200)'), '200/1')
   t.is(await holder!.exec('COMMIT'), '200/1')
-  t.deepEqual(await Promise.all(writers.map((client) => client.answer())), ['201/1', '202/1', '203/1', '204/1', '205/1'])
+  t.deepEqual(await Promise.all(writers.map((client) => client.answer())), [
+    '201/1',
+    '202/1',
+    '203/1',
+    '204/1',
+    '205/1',
+  ])
 })
 
 test('a writer whose time is over gets BUSY, and a limit of 0 refuses at once', async (t) => {

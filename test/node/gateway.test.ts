@@ -200,7 +200,10 @@ test('typed columns with values of other storage classes get the plain type', as
   await client.exec("INSERT INTO t(i, d, o) VALUES(1, 1.5, 'abc'), (2, x'01', x'02')")
   const { rows } = await client.query('SELECT d, o FROM t ORDER BY i')
   t.deepEqual(rows[0], [1.5, 'abc'])
-  t.deepEqual(rows[1]!.map((value) => [...(value as Uint8Array)]), [[1], [2]])
+  t.deepEqual(
+    rows[1]!.map((value) => [...(value as Uint8Array)]),
+    [[1], [2]],
+  )
 })
 
 test('E11: a row header has four bits per column, in whole words', async (t) => {
@@ -270,10 +273,7 @@ test('E17: CLUSTER in both formats, and no other', async (t) => {
     flat('0500000003000000 0100000000000000 0100000000000000 3132372e302e302e 313a313931303100 0000000000000000'),
   )
   client.sendHex('0100000010000000 0000000000000000')
-  t.is(
-    await client.hex(),
-    flat('0400000003000000 0100000000000000 0100000000000000 3132372e302e302e 313a313931303100'),
-  )
+  t.is(await client.hex(), flat('0400000003000000 0100000000000000 0100000000000000 3132372e302e302e 313a313931303100'))
   t.is(summary(await client.ask({ type: 'cluster', format: 2n })), '1005 unrecognized cluster format')
   server.replicator.servers = []
   client.sendHex('0100000010000000 0100000000000000')
@@ -580,7 +580,13 @@ test('a client that sends much and reads nothing is not read any further', async
   t.teardown(() => server.close())
   const client = await WireClient.open(server)
   client.socket.pause()
-  const request = encodeRequest({ type: 'querySql', schema: 0, databaseId: 0n, sql: 'SELECT zeroblob(50000)', params: new Uint8Array() })
+  const request = encodeRequest({
+    type: 'querySql',
+    schema: 0,
+    databaseId: 0n,
+    sql: 'SELECT zeroblob(50000)',
+    params: new Uint8Array(),
+  })
   const requests = 400
   client.send(Buffer.concat(Array.from({ length: requests }, () => request)))
   await settled()

@@ -125,7 +125,10 @@ test('statement ids: the lowest free one is taken; a finalized one is unknown', 
     summary(await client.ask({ type: 'query', schema: 0, databaseId: 0, statementId: 1, params: noParams })),
     '12 no statement with the given id',
   )
-  t.is(summary(await client.ask({ type: 'finalize', databaseId: 0, statementId: 1 })), '12 no statement with the given id')
+  t.is(
+    summary(await client.ask({ type: 'finalize', databaseId: 0, statementId: 1 })),
+    '12 no statement with the given id',
+  )
   await client.ask({ type: 'finalize', databaseId: 0, statementId: 3 })
   await client.ask({ type: 'finalize', databaseId: 0, statementId: 0 })
   t.is(await prepare(client, 'SELECT 10'), '0 params 0 tail undefined')
@@ -182,9 +185,7 @@ test('too few values are NULL, each time; too many are ignored by EXEC and refus
   await client.exec('CREATE TABLE a(x, y)')
   await prepare(client, 'INSERT INTO a VALUES(?, ?)')
   const run = async (type: 'exec' | 'query', ...values: SqlValue[]): Promise<string> =>
-    summary(
-      await client.ask({ type, schema: 0, databaseId: 0, statementId: 0, params: encodeParameters(values, 0) }),
-    )
+    summary(await client.ask({ type, schema: 0, databaseId: 0, statementId: 0, params: encodeParameters(values, 0) }))
   t.is(await run('exec', 1, 2), '1/1')
   t.is(await run('exec', 3), '2/1')
   t.is(await run('exec'), '3/1')
@@ -262,7 +263,12 @@ test('what a replicated database refuses is refused with 23', async (t) => {
   const server = await startServer()
   t.teardown(() => server.close())
   const client = await WireClient.open(server)
-  for (const sql of ["ATTACH 'other' AS o", 'PRAGMA journal_mode = DELETE', 'PRAGMA wal_checkpoint', 'PRAGMA page_size = 512'])
+  for (const sql of [
+    "ATTACH 'other' AS o",
+    'PRAGMA journal_mode = DELETE',
+    'PRAGMA wal_checkpoint',
+    'PRAGMA page_size = 512',
+  ])
     t.regex(await client.exec(sql), /^23 /, sql)
   t.is(await client.value('PRAGMA journal_mode'), 'wal')
   t.is(await client.value('PRAGMA foreign_keys'), 1)
