@@ -25,16 +25,27 @@ export interface Responder {
 //                    ┌────────── interrupt, time limit ───────────┐
 //  idle → barrier → queued → running ⇄ worker → holding → idle    │   room: holds the turn, the pipeline is full
 //                     ↑        ↓ ↑                                │   sending: a batch is in the socket
-//                    room    sending / holdingPart ───────────────┘   every state → closed
+//                    room    sending / holdingPart / pausing ─────┘   pausing: other work first; every state → closed
 type RunState =
-  'idle' | 'barrier' | 'queued' | 'room' | 'running' | 'worker' | 'sending' | 'holdingPart' | 'holding' | 'closed'
+  | 'idle'
+  | 'barrier'
+  | 'queued'
+  | 'room'
+  | 'running'
+  | 'worker'
+  | 'pausing'
+  | 'sending'
+  | 'holdingPart'
+  | 'holding'
+  | 'closed'
 
 const moves: Moves<RunState> = {
   idle: ['running', 'barrier', 'closed'],
+  pausing: ['running', 'closed'],
   barrier: ['running', 'idle', 'closed'],
   queued: ['running', 'room', 'idle', 'closed'],
   room: ['running', 'idle', 'closed'],
-  running: ['queued', 'room', 'worker', 'sending', 'holdingPart', 'holding', 'idle', 'closed'],
+  running: ['queued', 'room', 'worker', 'pausing', 'sending', 'holdingPart', 'holding', 'idle', 'closed'],
   worker: ['running', 'closed'],
   sending: ['running', 'idle', 'closed'],
   holdingPart: ['running', 'closed'],
@@ -50,8 +61,8 @@ const resultBodyBytes = 16
 const resultHeader = messageHeader(responseCodes.result, resultBodyBytes)
 const resultMessageBytes = resultHeader.length + resultBodyBytes
 
-/** Produces rows for at most this long before other work of the loop gets its turn. */
-const rowsSliceMs = 4
+/** Rows, or the statements of a text, are executed for this long before other work of the loop gets its turn. */
+const sliceMs = 4
 
 const sqliteError = 1
 
@@ -100,7 +111,7 @@ export class DatabaseHandle {
   #heldMessage: Uint8Array | undefined
   #heldCode = 0
   #heldText = ''
-  #rowsSliceEndMs = 0
+  #sliceEndMs = 0
 
   constructor(lane: Lane, connection: Connection, statementsMax: number) {
     this.lane = lane
@@ -192,6 +203,7 @@ export class DatabaseHandle {
     this.#appended = false
     this.#dependsOn = 0
     this.#dependsOnBefore = 0
+    if (kind === 'execSql') this.#sliceEndMs = performance.now() + sliceMs
     const replicator = this.lane.replicator
     if (replicator.needsBarrier && !this.#inTransaction) {
       // §9.4: a fresh leader's state machine may lag behind what the previous leader acknowledged.
@@ -316,7 +328,20 @@ export class DatabaseHandle {
       if (!this.#enter()) return
       // It ran to its end at once: go on here rather than deeper in the stack.
       if (this.#offset >= this.#sql.length) return this.#finish(this.#result())
+      if (performance.now() > this.#sliceEndMs) {
+        this.#life.move('pausing')
+        setImmediate(this.#onPauseOver)
+        return
+      }
     }
+  }
+
+  readonly #onPauseOver = (): void => {
+    if (!this.#life.is('pausing')) return
+    this.#life.move('running')
+    this.#sliceEndMs = performance.now() + sliceMs
+    this.#guarded(this.#start)
+    this.lane.advance()
   }
 
   #onlyStatement(): void {
@@ -428,7 +453,7 @@ export class DatabaseHandle {
       this.#dependsOn = this.lane.tip
     if (!this.#bind(statement)) return false
     if (this.#kind === 'query' || this.#kind === 'querySql') {
-      this.#rowsSliceEndMs = performance.now() + rowsSliceMs
+      this.#sliceEndMs = performance.now() + sliceMs
       this.#produce()
       return false
     }
@@ -599,7 +624,7 @@ export class DatabaseHandle {
       if (this.#life.is('running')) this.#life.move('sending') // the socket may have failed and closed this handle
       return false
     }
-    if (performance.now() < this.#rowsSliceEndMs) return true
+    if (performance.now() < this.#sliceEndMs) return true
     this.#life.move('sending')
     setImmediate(this.#resume)
     return false
@@ -617,7 +642,7 @@ export class DatabaseHandle {
       this.#end()?.fail(error)
       return
     }
-    this.#rowsSliceEndMs = 0 // at most this one batch inside the driver's release; the rest in a turn of its own
+    this.#sliceEndMs = 0 // at most this one batch inside the driver's release; the rest in a turn of its own
     if (this.#interrupted) {
       this.#life.move('sending')
       setImmediate(this.#resume)
@@ -627,7 +652,7 @@ export class DatabaseHandle {
   readonly #resume = (): void => {
     if (!this.#life.is('sending')) return
     this.#life.move('running')
-    this.#rowsSliceEndMs = performance.now() + rowsSliceMs
+    this.#sliceEndMs = performance.now() + sliceMs
     try {
       if (this.#interrupted && this.#stop()) return
       this.#produce()
@@ -785,6 +810,7 @@ export class DatabaseHandle {
       case 'closed':
       case 'holding':
       case 'running':
+      case 'pausing':
         return false
       case 'barrier':
       case 'queued':

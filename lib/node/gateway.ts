@@ -234,6 +234,7 @@ class Gateway implements Client {
     this.#out.push(message)
     this.#isBusy = false
     this.onGone = undefined
+    this.#afterDrain = undefined
     if (this.#isPumping) return // the pump goes on
     this.#flush()
     // An answer may come from the middle of somebody else's work: the next request gets a turn of its own.
@@ -285,7 +286,8 @@ class Gateway implements Client {
     if (afterDrain !== undefined) {
       this.#afterDrain = undefined
       afterDrain()
-    } else if (!this.#isBusy) this.#pump()
+    }
+    if (!this.#isBusy) this.#pump()
   }
 
   // ---------------------------------------------------------------------------------------------- end
