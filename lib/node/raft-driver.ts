@@ -640,7 +640,7 @@ export class RaftDriver implements Replicator {
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
     assert(term !== undefined, 'a just applied entry is in the log')
-    const { configuration, index: configurationIndex } = this.#raft.committedConfiguration
+    const { configuration, index: configurationIndex } = this.#raft.configurationAt(applied)
     const snapshot: SnapshotDescription = { last: { index: applied, term }, configuration, configurationIndex }
     // Pinned between two applies: exactly the state at `applied`, never the speculative view (vfs constraint 20).
     const image = stateMachine.openImage()

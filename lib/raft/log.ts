@@ -134,6 +134,16 @@ export class Log {
     return this.#taken
   }
 
+  /** How many of the entries up to `last`, the newest first, fit into so many bytes. */
+  countWithin(last: Index, bytesMax: number): number {
+    let count = 0
+    for (let index = last, bytes = 0; index > this.#baseIndex; index--, count++) {
+      bytes += this.at(index).byteLength
+      if (bytes > bytesMax) break
+    }
+    return count
+  }
+
   truncateAfter(index: Index): void {
     assert(index >= this.#baseIndex)
     const keep = this.#head + index - this.#baseIndex

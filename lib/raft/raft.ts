@@ -282,6 +282,11 @@ export class Raft {
     return this.#core.log.termAt(index)
   }
 
+  /** How many of the entries up to `last`, the newest first, fit into so many bytes. */
+  entriesWithin(last: Index, bytesMax: number): number {
+    return this.#core.log.countWithin(last, bytesMax)
+  }
+
   /** Leader: what is known of every other server; else empty. */
   progress(): readonly {
     readonly id: ServerId
