@@ -42,6 +42,7 @@ program
   .description('show it: three nodes as processes, a workload, the leader killed in the middle of it, the proof')
   .option('--once', 'end after the report; status 0 only if everything held')
   .option('--dir <dir>', 'keep the data there instead of a temporary directory')
+  .option('--port <n>', 'first of three consecutive ports (default: free ones)')
   .option('--seconds <s>', 'how long to write', '6')
   .option('--clients <n>', 'concurrent writers', '8')
   .action((flags: StartFlags) => start(flags))

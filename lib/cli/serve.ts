@@ -97,10 +97,10 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
  * Resolves when the operator or the parent wants the process to end. A terminal is not read: it belongs to whoever is
  * in the foreground, and says good-bye with SIGHUP.
  */
-export function whenAskedToEnd(): Promise<void> {
+export function whenAskedToEnd({ stdin }: { readonly stdin: boolean }): Promise<void> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => resolve())
-    if (process.stdin.isTTY) return
+    if (!stdin || process.stdin.isTTY) return
     for (const event of ['end', 'close', 'error'] as const) process.stdin.once(event, () => resolve())
     process.stdin.resume()
   })
@@ -110,7 +110,7 @@ export function whenAskedToEnd(): Promise<void> {
 export async function serve(flags: ServeFlags): Promise<void> {
   const options = nodeOptionsFromFlags(flags)
   // Listened to from the beginning: who asks while the node starts is answered as soon as it has started.
-  const asked = whenAskedToEnd()
+  const asked = whenAskedToEnd({ stdin: true })
   const node = await Node.start(options)
   process.stdout.write(`ready ${node.bindAddress}\n`)
   await asked
