@@ -41,7 +41,11 @@ export function findPeers(): Peers | { readonly missing: string } {
   const shared = sharedFolder()
   const build = shared === undefined ? undefined : path.join(shared, 'peers', 'build.sh')
   if (build === undefined || !isExecutable(build)) return { missing: 'C dqlite and its load generator are not here' }
-  const { status, stderr } = spawnSync(build, [out], { encoding: 'utf8', timeout: buildMs, stdio: ['ignore', 'pipe', 'pipe'] })
+  const { status, stderr } = spawnSync(build, [out], {
+    encoding: 'utf8',
+    timeout: buildMs,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   if (status === 0 && isExecutable(peers.node) && isExecutable(peers.loadgen)) return peers
   return { missing: `C dqlite could not be built: ${stderr.trim().split('\n').pop() ?? 'no message'}` }
 }

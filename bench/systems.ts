@@ -62,7 +62,9 @@ export class BenchCluster {
             dir: nodeDir,
             ...(system.program !== undefined
               ? { command: [system.program, String(i + 1), address, nodeDir, String(networkLatencyMs ?? 0)] }
-              : networkLatencyMs !== undefined && { flags: ['--network-latency-ns', String(networkLatencyMs * 1_000_000)] }),
+              : networkLatencyMs !== undefined && {
+                  flags: ['--network-latency-ns', String(networkLatencyMs * 1_000_000)],
+                }),
           }),
         )
       }

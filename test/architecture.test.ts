@@ -66,7 +66,8 @@ test('every room imports only what the table of rooms allows', (t) => {
       if (!imported.startsWith('.')) continue
       const target = path.posix.normalize(path.posix.join(path.posix.dirname(file), imported)).replace(/\.js$/, '')
       const isAllowed =
-        roomOf(target) === room || allowed.some((entry) => (entry.endsWith('/') ? target.startsWith(entry) : target === entry))
+        roomOf(target) === room ||
+        allowed.some((entry) => (entry.endsWith('/') ? target.startsWith(entry) : target === entry))
       if (!isAllowed) offences.push(`${file} imports ${target}`)
     }
   }

@@ -109,7 +109,8 @@ export function judge(evidence: Evidence, ledger: Ledger): Verdict {
   const faults: string[] = []
   if (ledger.acknowledged.size === 0) faults.push('no row was acknowledged')
   if (lost.length > 0) faults.push(`${lost.length} acknowledged rows are missing, among them ${lost[0]!}`)
-  if (invented.length > 0) faults.push(`${invented.length} rows are there that were refused, among them ${invented[0]!}`)
+  if (invented.length > 0)
+    faults.push(`${invented.length} rows are there that were refused, among them ${invented[0]!}`)
   if (!identical) faults.push(`the copies of the nodes are still different after ${convergeMs} ms`)
   if (evidence.integrity !== 'ok') faults.push(`SQLite's integrity check says ${evidence.integrity}`)
   return { lost: lost.length, unknownPresent, identical, faults }

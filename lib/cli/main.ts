@@ -1,11 +1,13 @@
 #!/usr/bin/env node
 /**
- * The command `dqlite`: flags, help, one line per failure, exit statuses. Does not know what a command does.
+ * The command `dqlite`: flags, help, one line per failure, exit statuses. Does not know what a command does, and loads
+ * only the one that was asked for.
  */
 import { Command, CommanderError } from 'commander'
 import { readFileSync } from 'node:fs'
-import { serve, type ServeFlags } from './serve.js'
-import { start, type StartFlags } from './start.js'
+import type { ServeFlags } from './serve.js'
+import type { ClusterFlags, SqlFlags } from './sql.js'
+import type { StartFlags } from './start.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string
@@ -32,10 +34,13 @@ program
   .option('--failure-domain <n>', 'a number that nodes sharing a fate have in common')
   .option('--snapshot-threshold <entries>', 'applied entries after which a snapshot is taken')
   .option('--snapshot-trailing <entries>', 'entries kept before a snapshot')
-  .option('--snapshot-strategy <strategy>', 'static, or dynamic: keep entries only while they are smaller than the snapshot')
+  .option(
+    '--snapshot-strategy <strategy>',
+    'static, or dynamic: keep entries only while they are smaller than the snapshot',
+  )
   .option('--auto-recovery <0|1>', 'set aside a damaged end of the log at start (1) or stop with an error (0)')
   .option('--set <name=value>', 'set a limit, see the README; may be repeated', collect, [])
-  .action((flags: ServeFlags) => serve(flags))
+  .action(async (flags: ServeFlags) => (await import('./serve.js')).serve(flags))
 
 program
   .command('start')
@@ -45,12 +50,29 @@ program
   .option('--port <n>', 'first of three consecutive ports (default: free ones)')
   .option('--seconds <s>', 'how long to write', '6')
   .option('--clients <n>', 'concurrent writers', '8')
-  .action((flags: StartFlags) => start(flags))
+  .action(async (flags: StartFlags) => (await import('./start.js')).start(flags))
+
+program
+  .command('sql <statement>')
+  .description('run one statement on the leader and show its rows')
+  .requiredOption('--addresses <list>', 'addresses of some members, separated by commas')
+  .requiredOption('--database <name>', 'the database; created if it does not exist')
+  .action(async (statement: string, flags: SqlFlags) => (await import('./sql.js')).sql(statement, flags))
+
+program
+  .command('members')
+  .description('show the members of a cluster and who leads')
+  .requiredOption('--addresses <list>', 'addresses of some members, separated by commas')
+  .action(async (flags: ClusterFlags) => (await import('./sql.js')).members(flags))
 
 /** One line: what went wrong, and below it what caused it. */
 function oneLine(error: unknown): string {
   const parts: string[] = []
-  for (let cause = error; cause !== undefined && parts.length < 5; cause = cause instanceof Error ? cause.cause : undefined)
+  for (
+    let cause = error;
+    cause !== undefined && parts.length < 5;
+    cause = cause instanceof Error ? cause.cause : undefined
+  )
     parts.push(cause instanceof Error ? cause.message : String(cause))
   return parts.join(': ').replaceAll(/\s*\n\s*/g, ' ')
 }
@@ -60,7 +82,9 @@ try {
 } catch (error) {
   // Help and version end with status 0, having printed what was asked for.
   if (!(error instanceof CommanderError && error.exitCode === 0)) {
-    process.stderr.write(`dqlite: ${oneLine(error).replace(/^error: /, '')}\n`)
+    const isHelp = error instanceof CommanderError && error.code === 'commander.help'
+    const text = isHelp ? 'a command is missing; see dqlite --help' : oneLine(error).replace(/^error: /, '')
+    process.stderr.write(`dqlite: ${text}\n`)
     process.exitCode = 1
   }
 }

@@ -118,7 +118,7 @@ async function tellStory(cluster: LocalCluster, clients: number, seconds: number
   }
 }
 
-function report({ evidence, workload, writingMs, killed, leaderAfter, pauseMs }: Story): string[] {
+function report({ evidence, workload, writingMs, killed, leaderAfter, pauseMs }: Story): readonly string[] {
   const { ledger } = workload
   const verdict = judge(evidence, ledger)
   say()
@@ -132,7 +132,10 @@ function report({ evidence, workload, writingMs, killed, leaderAfter, pauseMs }:
     table(
       [],
       [
-        ['acknowledged', `${count(ledger.acknowledged.size)} rows, ${count(Math.round(ledger.acknowledged.size / (writingMs / 1000)))} per second`],
+        [
+          'acknowledged',
+          `${count(ledger.acknowledged.size)} rows, ${count(Math.round(ledger.acknowledged.size / (writingMs / 1000)))} per second`,
+        ],
         ['acknowledged and lost', count(verdict.lost)],
         ['outcome unknown', `${count(ledger.unknown.size)} rows, of which ${count(verdict.unknownPresent)} are there`],
         ['refused, nothing happened', count(ledger.refused)],

@@ -38,7 +38,10 @@ test('a lost row, a row out of nowhere, a different copy and a damaged database 
   const { ledger, evidence, copy } = story()
   const faultsOf = (changed: Partial<Evidence>) => judge({ ...evidence, ...changed }, ledger).faults
   t.regex(faultsOf({ keys: new Set(['1/1']) }).join(), /1 acknowledged rows are missing, among them 1\/2/)
-  t.regex(faultsOf({ keys: new Set(['1/1', '1/2', '9/9']) }).join(), /1 rows are there that were refused, among them 9\/9/)
+  t.regex(
+    faultsOf({ keys: new Set(['1/1', '1/2', '9/9']) }).join(),
+    /1 rows are there that were refused, among them 9\/9/,
+  )
   t.regex(faultsOf({ copies: [copy, { ...copy, sha256: 'y' }] }).join(), /still different/)
   t.regex(faultsOf({ integrity: 'row missing from index' }).join(), /row missing from index/)
   t.regex(judge(evidence, new Ledger()).faults.join(), /no row was acknowledged/)

@@ -40,7 +40,8 @@ function dqlite(t: ExecutionContext, args: readonly string[], stdin: 'pipe' | 'i
     if (line !== undefined) onReady(line)
   })
   child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
-  const ended = once(child, 'close').then(([status]: [number | null]) => {
+  const ended = once(child, 'close').then((closed) => {
+    const [status] = closed as [number | null]
     onReady(undefined)
     return { status, stdout, stderr }
   })

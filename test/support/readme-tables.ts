@@ -29,7 +29,11 @@ function markdown(head: readonly string[], rows: readonly (readonly string[])[])
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
 }
 
-const repeating: Readonly<Record<ErrorKind['retry'], string>> = { safe: 'yes', unknown: 'only if repeating is harmless', no: 'no' }
+const repeating: Readonly<Record<ErrorKind['retry'], string>> = {
+  safe: 'yes',
+  unknown: 'only if repeating is harmless',
+  no: 'no',
+}
 
 export const tables: Readonly<Record<string, string>> = {
   options: markdown(
@@ -53,10 +57,14 @@ export const tables: Readonly<Record<string, string>> = {
 
 /** The text with every marked table as it should be. */
 export function withTables(readme: string): string {
-  return readme.replace(/(<!-- table (\w+) -->\n)[^]*?(<!-- end -->)/g, (whole, begin: string, name: string, end: string) => {
-    const table = tables[name]
-    return table === undefined ? whole : `${begin}\n${table}\n\n${end}`
-  })
+  return readme.replace(
+    /(<!-- table (\w+) -->\n)[^]*?(<!-- end -->)/g,
+    (whole, begin: string, name: string, end: string) => {
+      const table = tables[name]
+      return table === undefined ? whole : `${begin}\n${table}\n\n${end}`
+    },
+  )
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeFileSync(readmePath, withTables(readFileSync(readmePath, 'utf8')))
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  writeFileSync(readmePath, withTables(readFileSync(readmePath, 'utf8')))
