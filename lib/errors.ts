@@ -61,6 +61,8 @@ export type ErrorCode = keyof typeof errorKinds
 export interface DqliteErrorOptions extends ErrorOptions {
   /** The wire code, where it differs from the table's (SQLite's extended codes). */
   readonly wire?: number
+  /** What is known here beyond the code: a time limit that passed before anything was sent is `'safe'`. */
+  readonly retry?: ErrorKind['retry']
 }
 
 export class DqliteError extends Error {
@@ -68,21 +70,23 @@ export class DqliteError extends Error {
   readonly code: ErrorCode
   /** FAILURE code on the wire, `undefined` for errors that never travel. */
   readonly wire: number | undefined
+  readonly #retry: ErrorKind['retry']
 
   constructor(code: ErrorCode, message: string, options: DqliteErrorOptions = {}) {
     super(message, options)
     this.code = code
     this.wire = options.wire ?? (errorKinds[code] as ErrorKind).wire
+    this.#retry = options.retry ?? errorKinds[code].retry
   }
 
   /** True if nothing happened and the same request may be sent again. */
   get retryable(): boolean {
-    return errorKinds[this.code].retry === 'safe'
+    return this.#retry === 'safe'
   }
 
   /** `'unknown'`: the request may have taken effect. `'none'`: it has not. */
   get outcome(): 'unknown' | 'none' {
-    return errorKinds[this.code].retry === 'unknown' ? 'unknown' : 'none'
+    return this.#retry === 'unknown' ? 'unknown' : 'none'
   }
 }
 

@@ -151,11 +151,43 @@ export type NodeLimits = { readonly [K in keyof typeof nodeOptions]: number }
 export const snapshotStrategies = ['static', 'dynamic'] as const
 export type SnapshotStrategy = (typeof snapshotStrategies)[number]
 
-/** Defaults with the given values over them. Throws BAD_OPTION that names the option and its range. */
-export function nodeLimits(values: Partial<Record<keyof NodeLimits, number>> = {}): NodeLimits {
+/** Options of a client. */
+export const clientOptions = {
+  timeoutMs: number(
+    15_000,
+    'ms',
+    1,
+    86_400_000,
+    'Time for one call, with finding the leader, waiting for a session and safe repetitions; then TIMEOUT or NO_LEADER.',
+  ),
+  probeTimeoutMs: number(2000, 'ms', 1, 3_600_000, 'Time for one server to answer who leads.'),
+  sessionsMax: number(8, 'sessions', 1, 10_000, 'Connections to the leader; beyond, calls wait in order.'),
+  waitersMax: number(10_000, 'calls', 0, 10_000_000, 'Calls waiting for a session; beyond, they fail with BUSY.'),
+  transactionRunsMax: number(
+    10,
+    'runs',
+    1,
+    1000,
+    'How often the callback of a transaction runs at most when nothing was committed.',
+  ),
+  messageBytesMax: number(
+    256 * MiB,
+    'bytes',
+    4 * KiB,
+    4 * GiB - 8,
+    'Largest response; beyond, the connection is closed and the call fails with BAD_RESPONSE.',
+  ),
+} as const satisfies Record<string, NumberOption>
+
+export type ClientLimits = { readonly [K in keyof typeof clientOptions]: number }
+
+function checked(
+  options: Record<string, NumberOption>,
+  values: Readonly<Record<string, unknown>>,
+): Record<string, number> {
   const result: Record<string, number> = {}
-  for (const [name, option] of Object.entries(nodeOptions)) {
-    const value = values[name as keyof NodeLimits] ?? option.default
+  for (const [name, option] of Object.entries(options)) {
+    const value = (values[name] as number | undefined) ?? option.default
     if (typeof value !== 'number' || !Number.isInteger(value) || value < option.min || value > option.max)
       throw new DqliteError(
         'BAD_OPTION',
@@ -163,7 +195,17 @@ export function nodeLimits(values: Partial<Record<keyof NodeLimits, number>> = {
       )
     result[name] = value
   }
-  const limits = result as NodeLimits
+  return result
+}
+
+/** Defaults with the given values over them. Throws BAD_OPTION that names the option and its range. */
+export function clientLimits(values: { readonly [K in keyof ClientLimits]?: number | undefined } = {}): ClientLimits {
+  return checked(clientOptions, values) as ClientLimits
+}
+
+/** Defaults with the given values over them. Throws BAD_OPTION that names the option and its range. */
+export function nodeLimits(values: Partial<Record<keyof NodeLimits, number>> = {}): NodeLimits {
+  const limits = checked(nodeOptions, values) as NodeLimits
   if (limits.heartbeatMs >= limits.electionTimeoutMs)
     throw new DqliteError(
       'BAD_OPTION',
