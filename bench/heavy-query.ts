@@ -2,7 +2,7 @@
  * What does one heavy query do to everybody else? A recursive query of a few seconds on one connection, point selects
  * on another, and the question whether the leader is still the same afterwards.
  */
-import { connect } from '../lib/client/client.js'
+import { Client } from '../lib/client/client.js'
 import { quantile } from './statistics.js'
 
 const database = 'bench'
@@ -20,8 +20,8 @@ export interface HeavyResult {
 
 /** `rows` of the recursive query: four million take a second or so. */
 export async function heavyQuery(addresses: readonly string[], rows: number): Promise<HeavyResult> {
-  const heavyClient = connect({ addresses, database })
-  const lightClient = connect({ addresses, database })
+  const heavyClient = new Client({ addresses, database })
+  const lightClient = new Client({ addresses, database })
   try {
     const before = await lightClient.leader()
     await lightClient.query('SELECT 1')

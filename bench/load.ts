@@ -6,7 +6,7 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { randomBytes } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
-import { connect } from '../lib/client/client.js'
+import { Client } from '../lib/client/client.js'
 import { DqliteError } from '../lib/errors.js'
 import { preloadedRows, valueBytes, type LoadOptions, type LoadResult } from './loadgen.js'
 import { quantile } from './statistics.js'
@@ -17,7 +17,7 @@ const selectRow = 'SELECT value FROM kv WHERE key = ?'
 const keyOf = (row: number) => `k${String(row).padStart(8, '0')}`
 
 export async function setUp(addresses: readonly string[]): Promise<void> {
-  const client = connect({ addresses, database })
+  const client = new Client({ addresses, database })
   try {
     await client.exec('DROP TABLE IF EXISTS kv')
     await client.exec('CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB)')
@@ -30,7 +30,7 @@ export async function setUp(addresses: readonly string[]): Promise<void> {
 }
 
 async function worker(name: string, { addresses, workload, warmupSeconds, seconds }: LoadOptions) {
-  const client = connect({ addresses, database })
+  const client = new Client({ addresses, database })
   const latenciesMs: number[] = []
   let busy = 0
   let errors = 0

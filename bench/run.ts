@@ -10,7 +10,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, release, totalmem } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect } from '../lib/client/client.js'
+import { Client } from '../lib/client/client.js'
 import { heavyQuery, type HeavyResult } from './heavy-query.js'
 import { goGenerator, goLoadgen, ownGenerator, type LoadGenerator, type LoadResult, type Workload } from './loadgen.js'
 import { findPeers, projectRoot, type Peers } from './peers.js'
@@ -122,7 +122,7 @@ async function measureFailover(cluster: BenchCluster, peers: Peers | undefined):
     const args = ['--workload', 'failover', '--pid-file-dir', cluster.pidDir, '--timeout', `${failoverLimitMs}ms`]
     ms = Number((await goLoadgen(peers.loadgen, ['--addr', cluster.addresses.join(), ...args]))['ms'])
   } else {
-    const client = connect({ addresses: cluster.addresses, database: 'bench', timeoutMs: failoverLimitMs })
+    const client = new Client({ addresses: cluster.addresses, database: 'bench', timeoutMs: failoverLimitMs })
     try {
       await client.exec('CREATE TABLE IF NOT EXISTS fo (t INTEGER)')
       const { address } = await client.leader()
@@ -144,7 +144,7 @@ function loadTable(results: readonly Measured<Run>[], systems: readonly System[]
   const [ours, other] = systems
   const table = new Table({
     head: ['', '', 'ops/s, median (min–max)', 'p50 ms', 'p99 ms', 'BUSY', 'errors', 'CPU s / 1000', 'ratio'],
-    style: { head: [], border: [] },
+    style: { head: [], border: [], compact: true },
   })
   for (const { title, runs } of results) {
     const medians = Object.fromEntries(
@@ -175,7 +175,7 @@ function loadTable(results: readonly Measured<Run>[], systems: readonly System[]
 function failoverTable(results: readonly Measured<number>[], systems: readonly System[]): string {
   const table = new Table({
     head: ['leader killed → next write', '', 'ms, median (min–max)', 'ratio'],
-    style: { head: [], border: [] },
+    style: { head: [], border: [], compact: true },
   })
   const [ours, other] = systems
   for (const { title, runs } of results)
@@ -194,7 +194,7 @@ function failoverTable(results: readonly Measured<number>[], systems: readonly S
 function heavyTable(result: Measured<HeavyResult>, systems: readonly System[]): string {
   const table = new Table({
     head: ['selects beside a heavy query', '', 'query s', 'selects', 'p50 ms', 'p99 ms', 'longest ms', 'leader'],
-    style: { head: [], border: [] },
+    style: { head: [], border: [], compact: true },
   })
   for (const [i, { name }] of systems.entries()) {
     const runs = result.runs[name]!

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect } from '../client/client.js'
+import { Client } from '../client/client.js'
 import { DqliteError } from '../errors.js'
 import { selectKeys, type Ledger } from './workload.js'
 
@@ -50,10 +50,10 @@ export function imageOf(main: Uint8Array, wal: Uint8Array): Uint8Array {
 }
 
 async function copyOf(address: string, database: string): Promise<Copy> {
-  const client = connect({ addresses: [address] })
+  const client = new Client({ addresses: [address] })
   try {
-    const [main, wal] = await client.dump(database, { address })
-    const image = imageOf(main.content, wal.content)
+    const { main, wal } = await client.dump(database, { address })
+    const image = imageOf(main, wal)
     return { address, byteLength: image.length, sha256: createHash('sha256').update(image).digest('hex') }
   } finally {
     await client.close()
@@ -83,7 +83,7 @@ async function convergedCopies(addresses: readonly string[], database: string): 
 
 export async function gatherEvidence(addresses: readonly string[], database: string): Promise<Evidence> {
   const copies = await convergedCopies(addresses, database)
-  const client = connect({ addresses, database })
+  const client = new Client({ addresses, database })
   try {
     const keys = (await client.query(selectKeys, [], { rowMode: 'array' })).map(([key]) => String(key))
     const check = (await client.query('PRAGMA integrity_check', [], { rowMode: 'array' })).map(([line]) => String(line))

@@ -4,7 +4,7 @@
  */
 import { mkdir, readdir } from 'node:fs/promises'
 import path from 'node:path'
-import { connect, type Client } from '../client/client.js'
+import { Client } from '../client/client.js'
 import { DqliteError } from '../errors.js'
 import { freePorts, NodeProcess } from './node-process.js'
 
@@ -13,7 +13,7 @@ const joinMs = 30_000
 
 /** Adds every address but the first as a voter with ids 2, 3, … to the cluster that the first bootstrapped. */
 export async function joinAll(addresses: readonly string[]): Promise<void> {
-  const client = connect({ addresses: [addresses[0]!], timeoutMs: joinMs })
+  const client = new Client({ addresses: [addresses[0]!], timeoutMs: joinMs })
   try {
     for (const [i, address] of addresses.entries())
       if (i > 0) await client.add({ id: BigInt(i + 1), address, role: 'voter' })
@@ -73,7 +73,7 @@ export class LocalCluster {
 
   /** A client of the whole cluster. */
   connect(database?: string): Client {
-    return connect({ addresses: this.addresses, ...(database !== undefined && { database }) })
+    return new Client({ addresses: this.addresses, ...(database !== undefined && { database }) })
   }
 
   /** The node that leads now, by its own word. */

@@ -10,7 +10,8 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { DqliteError } from '../errors.js'
 
-const cliPath = path.join(path.dirname(fileURLToPath(import.meta.url)), 'main.js')
+/** The command itself, as a file. */
+export const cliPath = path.join(path.dirname(fileURLToPath(import.meta.url)), 'main.js')
 const readyMs = 30_000
 const stopMs = 15_000
 const lastWordsCharactersMax = 4096

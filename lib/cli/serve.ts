@@ -4,9 +4,11 @@
  *
  * The process lives as long as its standard input: a parent that dies takes its nodes with it, without a pid file.
  */
+import { mkdir, rmdir } from 'node:fs/promises'
+import path from 'node:path'
 import { DqliteError } from '../errors.js'
 import { Node, type NodeOptions } from '../node/node.js'
-import { nodeLimits, nodeOptions, type NodeLimits, snapshotStrategies, type SnapshotStrategy } from '../options.js'
+import { nodeOptions, type NodeLimits, snapshotStrategies, type SnapshotStrategy } from '../options.js'
 
 /** Flags as commander hands them over: text, checked here. */
 export interface ServeFlags {
@@ -75,7 +77,6 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
   const limits = limitOverrides(flags.set ?? [])
   if (threshold !== undefined) limits.snapshotThreshold = wholeNumber('--snapshot-threshold', threshold)
   if (trailing !== undefined) limits.snapshotTrailing = wholeNumber('--snapshot-trailing', trailing)
-  nodeLimits(limits)
 
   return {
     id,
@@ -97,13 +98,32 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
  * Resolves when the operator or the parent wants the process to end. A terminal is not read: it belongs to whoever is
  * in the foreground, and says good-bye with SIGHUP.
  */
-export function whenAskedToEnd({ stdin }: { readonly stdin: boolean }): Promise<void> {
+export function whenAskedToEnd({ stdin }: { readonly stdin: boolean }): Promise<undefined> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => resolve())
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => resolve(undefined))
     if (!stdin || process.stdin.isTTY) return
-    for (const event of ['end', 'close', 'error'] as const) process.stdin.once(event, () => resolve())
+    for (const event of ['end', 'close', 'error'] as const) process.stdin.once(event, () => resolve(undefined))
     process.stdin.resume()
   })
+}
+
+/** The first directory that had to be made, if any. */
+async function makeDirectory(dir: string): Promise<string | undefined> {
+  try {
+    return await mkdir(dir, { recursive: true, mode: 0o700 })
+  } catch (cause) {
+    throw new DqliteError('DISK_FAILED', `cannot make the data directory ${dir}`, { cause })
+  }
+}
+
+/** A node that was refused leaves nothing behind: the directories made for it go, unless somebody has put something in. */
+async function unmakeDirectory(dir: string, created: string | undefined): Promise<void> {
+  if (created === undefined) return
+  try {
+    for (let each = path.resolve(dir); each.length >= created.length; each = path.dirname(each)) await rmdir(each)
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ENOTEMPTY')) throw error
+  }
 }
 
 /** Runs a node until the process is asked to end. Rejects if it cannot start, or fails while it runs. */
@@ -111,8 +131,25 @@ export async function serve(flags: ServeFlags): Promise<void> {
   const options = nodeOptionsFromFlags(flags)
   // Listened to from the beginning: who asks while the node starts is answered as soon as it has started.
   const asked = whenAskedToEnd({ stdin: true })
-  const node = await Node.start(options)
+  const warnings: string[] = []
+  let warn = (text: string) => void warnings.push(text)
+  let fail: (error: DqliteError) => void
+  const failed = new Promise<DqliteError>((resolve) => (fail = resolve))
+
+  const created = await makeDirectory(options.dir)
+  let node: Node
+  try {
+    node = await Node.start({ ...options, onWarning: (text) => warn(text), onFailure: (error) => fail(error) })
+  } catch (error) {
+    await unmakeDirectory(options.dir, created)
+    throw error
+  }
+  // A start that fails says one thing; what was odd about one that succeeds is said after it.
+  warn = (text) => void process.stderr.write(`dqlite: warning: ${text.replaceAll(/\s*\n\s*/g, ' ')}\n`)
   process.stdout.write(`ready ${node.bindAddress}\n`)
-  await asked
+  for (const text of warnings) warn(text)
+
+  const failure = await Promise.race([asked, failed])
   await node.stop()
+  if (failure !== undefined) throw failure
 }

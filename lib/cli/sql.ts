@@ -3,7 +3,7 @@
  * does the rest.
  */
 import Table from 'cli-table3'
-import { connect } from '../client/client.js'
+import { Client } from '../client/client.js'
 
 export interface ClusterFlags {
   readonly addresses: string
@@ -12,7 +12,7 @@ export interface SqlFlags extends ClusterFlags {
   readonly database: string
 }
 
-const style = { head: [], border: [] }
+const style = { head: [], border: [], compact: true }
 
 function text(value: unknown): string {
   if (value === null) return 'NULL'
@@ -22,7 +22,7 @@ function text(value: unknown): string {
 }
 
 export async function sql(statement: string, flags: SqlFlags): Promise<void> {
-  const client = connect({ addresses: flags.addresses.split(','), database: flags.database, integers: 'bigint' })
+  const client = new Client({ addresses: flags.addresses.split(','), database: flags.database, integers: 'bigint' })
   try {
     const rows = await client.query(statement, [], { rowMode: 'array' })
     if (rows.columns.length === 0) return
@@ -35,11 +35,11 @@ export async function sql(statement: string, flags: SqlFlags): Promise<void> {
 }
 
 export async function members(flags: ClusterFlags): Promise<void> {
-  const client = connect({ addresses: flags.addresses.split(',') })
+  const client = new Client({ addresses: flags.addresses.split(',') })
   try {
     const leader = await client.leader()
     const table = new Table({ head: ['id', 'address', 'role', ''], style })
-    for (const { id, address, role } of await client.members())
+    for (const { id, address, role } of await client.cluster())
       table.push([String(id), address, role, address === leader.address ? 'leads' : ''])
     process.stdout.write(`${table.toString()}\n`)
   } finally {

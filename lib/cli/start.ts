@@ -9,7 +9,7 @@ import Table from 'cli-table3'
 import { DqliteError } from '../errors.js'
 import { gatherEvidence, judge, type Evidence } from './evidence.js'
 import { LocalCluster } from './local-cluster.js'
-import type { NodeProcess } from './node-process.js'
+import { cliPath, type NodeProcess } from './node-process.js'
 import { whenAskedToEnd } from './serve.js'
 import { Workload, workloadDatabase } from './workload.js'
 
@@ -38,7 +38,7 @@ const nameOf = (node: NodeProcess) => `node ${String(node.options.id)}`
 
 function table(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
   // No colours of its own: the output is read in files as often as in terminals.
-  const style = { head: [], border: [], 'padding-left': 1, 'padding-right': 1 }
+  const style = { head: [], border: [], compact: true }
   const result = new Table({ ...(head.length > 0 && { head: [...head] }), style })
   for (const row of rows) result.push([...row])
   return result.toString()
@@ -150,7 +150,8 @@ function report({ evidence, workload, writingMs, killed, leaderAfter, pauseMs }:
 }
 
 function inviteToPlay(cluster: LocalCluster): void {
-  const cli = 'npx dqlite'
+  const relative = path.relative(process.cwd(), cliPath)
+  const cli = `node ${relative.startsWith('..') ? cliPath : relative}`
   const addresses = cluster.addresses.join(',')
   say()
   say('The cluster keeps running. Play with it from another terminal, in this folder:')

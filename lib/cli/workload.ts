@@ -2,7 +2,7 @@
  * Concurrent clients that write rows, and the ledger of what each was told: acknowledged, refused, or unknown. Knows
  * the client's promises about outcomes. Does not know which nodes are alive.
  */
-import { connect } from '../client/client.js'
+import { Client } from '../client/client.js'
 import { DqliteError } from '../errors.js'
 
 export const workloadDatabase = 'demo'
@@ -73,7 +73,7 @@ export class Workload {
   /** Creates the table and starts every writer. */
   async start(): Promise<void> {
     const { addresses, clients } = this.#options
-    const client = connect({ addresses, database: workloadDatabase })
+    const client = new Client({ addresses, database: workloadDatabase })
     try {
       await client.exec(createTable)
     } finally {
@@ -94,7 +94,12 @@ export class Workload {
 
   async #write(writer: number): Promise<void> {
     const { ledger } = this
-    const client = connect({ addresses: this.#options.addresses, database: workloadDatabase })
+    const client = new Client({
+      addresses: this.#options.addresses,
+      database: workloadDatabase,
+      sessionsMax: 1,
+      retryBusy: true,
+    })
     try {
       for (let number = 1; !this.#isStopping; number++) {
         const key = `${writer}/${number}`
