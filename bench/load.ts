@@ -4,6 +4,7 @@
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { randomBytes } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { Client } from '../lib/client/client.js'
@@ -30,7 +31,7 @@ export async function setUp(addresses: readonly string[]): Promise<void> {
 }
 
 async function worker(name: string, { addresses, workload, warmupSeconds, seconds }: LoadOptions) {
-  const client = new Client({ addresses, database })
+  const client = new Client({ addresses, database, sessionsMax: 1 })
   const latenciesMs: number[] = []
   let busy = 0
   let errors = 0
@@ -42,12 +43,19 @@ async function worker(name: string, { addresses, workload, warmupSeconds, second
       const beganMs = performance.now()
       if (beganMs >= toMs) break
       try {
-        if (workload === 'insert') await client.exec(insertRow, [`${name}-${n}`, value])
-        else await client.query(selectRow, [keyOf(Math.floor(Math.random() * preloadedRows))])
+        for (let tries = 0; ; tries++)
+          try {
+            if (workload === 'insert') await client.exec(insertRow, [`${name}-${n}`, value])
+            else await client.query(selectRow, [keyOf(Math.floor(Math.random() * preloadedRows))])
+            break
+          } catch (error) {
+            if (!(error instanceof DqliteError && error.code === 'BUSY')) throw error
+            busy++
+            await sleep(Math.random() * Math.min(2 ** tries, 32)) // the same patience as the Go generator's
+          }
       } catch (error) {
         if (!(error instanceof DqliteError)) throw error
-        if (error.code === 'BUSY') busy++
-        else errors++
+        errors++
         continue
       }
       const endedMs = performance.now()

@@ -31,7 +31,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   network: ['codec/', 'raft/types', 'errors', 'options'],
   engine: ['codec/log-entry', 'errors', 'addon'],
   node: ['raft/', 'codec/', 'storage/', 'network/', 'engine/', 'errors', 'options', 'lifecycle', 'trace'],
-  client: ['codec/', 'network/dial', 'errors', 'options'],
+  client: ['codec/', 'network/dial', 'raft/types', 'errors', 'options'],
   errors: [],
   options: ['errors'],
   addon: [],

@@ -6,7 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { errorKinds, type ErrorKind } from '../../lib/errors.js'
-import { nodeOptions } from '../../lib/options.js'
+import { clientOptions, nodeOptions } from '../../lib/options.js'
 
 export const projectRoot = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..', '..')
 export const readmePath = path.join(projectRoot, 'README.md')
@@ -35,15 +35,19 @@ const repeating: Readonly<Record<ErrorKind['retry'], string>> = {
   no: 'no',
 }
 
-export const tables: Readonly<Record<string, string>> = {
-  options: markdown(
+const limitsTable = (limits: typeof nodeOptions | typeof clientOptions) =>
+  markdown(
     ['Limit', 'Default', 'From', 'To', 'What it sets, and what happens at it'],
-    Object.entries(nodeOptions).map(([name, { default: value, min, max, unit, text }]) => [
+    Object.entries(limits).map(([name, { default: value, min, max, unit, text }]) => [
       `\`${name}\``,
       ...[value, min, max].map((n) => amount(n, unit)),
       text,
     ]),
-  ),
+  )
+
+export const tables: Readonly<Record<string, string>> = {
+  options: limitsTable(nodeOptions),
+  client: limitsTable(clientOptions),
   errors: markdown(
     ['`code`', 'Number on the wire', 'What it means', 'May the request be repeated?'],
     Object.entries(errorKinds as Record<string, ErrorKind>).map(([code, { wire, meaning, retry }]) => [
