@@ -159,6 +159,11 @@ export function nothingHappened(error: DqliteError): DqliteError {
   })
 }
 
+/** The call itself had not been sent, only what prepares for it. */
+export function knownNotSent(error: unknown): unknown {
+  return error instanceof DqliteError && error.outcome === 'unknown' ? nothingHappened(error) : error
+}
+
 /** 50, 100, 200 … 1000 ms, each with up to half of it taken off, so that clients do not come back in step. */
 export function backoffMs(attempt: number, { firstMs, maxMs }: { firstMs: number; maxMs: number }): number {
   const ms = Math.min(maxMs, firstMs * 2 ** Math.min(attempt, 20))
