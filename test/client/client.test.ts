@@ -3,7 +3,6 @@ import test from 'ava'
 import { decodeRequest, encodeResponse } from '../../lib/codec/client-protocol.js'
 import { Client } from '../../lib/client/client.js'
 import type { SqlValue } from '../../lib/codec/tuple.js'
-import { DqliteError } from '../../lib/errors.js'
 import { clientOf, failure, fakeServer, twoServers } from '../support/client-setup.js'
 import type { FakeConnection, FakeServer, Script } from '../support/fake-server.js'
 
@@ -366,8 +365,4 @@ test('one request is one write', async (t) => {
   t.is(writes.length, 3) // version and LEADER · OPEN and CLUSTER · EXEC_SQL
   const body = writes[2]!.subarray(8)
   t.is(decodeRequest({ type: writes[2]![4]!, schema: writes[2]![5]!, body }).type, 'execSql')
-})
-
-test('errors are of one class', (t) => {
-  t.true(t.throws(() => new Client({ addresses: [] })) instanceof DqliteError)
 })
