@@ -5,7 +5,7 @@
 import { encodeParameters, parametersMax, type RowOptions, type Rows, type SqlValue } from '../codec/tuple.js'
 import type { ClientRequest, Schema } from '../codec/client-protocol.js'
 import { DqliteError } from '../errors.js'
-import type { Deadline } from './deadline.js'
+import { knownNotSent, type Deadline } from './deadline.js'
 import type { PreparedText, Result, Session } from './session.js'
 import { mayBeSeveralStatements, mayCommit, mayOpenTransaction, onlyReads, opensTransaction } from './sql-text.js'
 
@@ -113,7 +113,9 @@ async function requestFor(
     const type = verb === 'exec' ? 'execSql' : 'querySql'
     return { type, schema, databaseId: BigInt(session.databaseId), sql: command, params }
   }
-  const prepared = await session.prepare(command, deadline)
+  const prepared = await session.prepare(command, deadline).catch((error: unknown) => {
+    throw knownNotSent(error)
+  })
   // Old servers would use the values of the last execution in place of missing ones (client-protocol §4.2).
   if (parameters.length !== prepared.parameterCount)
     throw new DqliteError(

@@ -14,7 +14,7 @@ import { dial as dialTcp, parseAddress } from '../network/dial.js'
 import { clientLimits, type ClientLimits } from '../options.js'
 import type { Role, ServerId } from '../raft/types.js'
 import { Calls, execOn, run, type Call, type CallOptions, type Executor, type Lease } from './calls.js'
-import { Deadline, backoffMs, nothingHappened } from './deadline.js'
+import { Deadline, backoffMs, knownNotSent, nothingHappened } from './deadline.js'
 import { Discovery, type Member } from './discovery.js'
 import { Pool } from './pool.js'
 import type { Dial, ResponseOf, Session } from './session.js'
@@ -320,7 +320,7 @@ export class Client extends Calls {
         } catch (error) {
           // "busy" says more than "took too long".
           const isTimeout = error === deadline.error && deadline.error?.code === 'TIMEOUT'
-          throw previous && isTimeout ? previous : error
+          throw previous && isTimeout ? previous : knownNotSent(error)
         }
         try {
           const value = await act(session, deadline)

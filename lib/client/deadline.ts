@@ -149,14 +149,19 @@ export function afterSending(error: DqliteError): DqliteError {
   })
 }
 
-/** Nothing has happened, whatever the code says in general. */
+/** Nothing has happened, though in general one cannot know after this code. */
 export function nothingHappened(error: DqliteError): DqliteError {
-  if (error.retryable) return error
+  if (error.outcome !== 'unknown') return error
   return new DqliteError(error.code, error.message, {
     cause: error,
     retry: 'safe',
     ...(error.wire === undefined ? {} : { wire: error.wire }),
   })
+}
+
+/** The call itself had not been sent, only what prepares for it. */
+export function knownNotSent(error: unknown): unknown {
+  return error instanceof DqliteError ? nothingHappened(error) : error
 }
 
 /** 50, 100, 200 … 1000 ms, each with up to half of it taken off, so that clients do not come back in step. */

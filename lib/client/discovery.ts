@@ -9,6 +9,7 @@
  *          ▲                                  │ nobody
  *          └────────── back off ◄─────────────┘      until the caller's deadline: NO_LEADER, with what each one said
  */
+import { setMaxListeners } from 'node:events'
 import { DqliteError } from '../errors.js'
 import type { Role, ServerId } from '../raft/types.js'
 import { Deadline, backoffMs } from './deadline.js'
@@ -207,6 +208,8 @@ class Search {
 
   constructor(options: SearchOptions) {
     this.#options = options
+    // Every probe, every dial and the pause between rounds listen: more than Node thinks is no leak.
+    setMaxListeners(0, this.#controller.signal)
     this.found = new Promise((resolve, reject) => {
       this.#win = resolve
       this.#lose = reject
