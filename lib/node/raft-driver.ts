@@ -110,6 +110,9 @@ export class RaftDriver implements Replicator {
   readonly #slowPeers = new Map<ServerId, Promise<void>>()
   #received: ReceivedSnapshot | undefined
   #snapshotIndex: Index
+  /** Bytes of entries applied since the newest snapshot, and the size of that one. */
+  #bytesSinceSnapshot = 0
+  #snapshotBytes = 0
   #takingSnapshot: Promise<void> | undefined
 
   constructor(options: RaftDriverOptions) {
@@ -517,7 +520,10 @@ export class RaftDriver implements Replicator {
     const queue = this.#applyQueue
     this.#applyQueue = []
     try {
-      for (const entry of queue) stateMachine.apply(entry)
+      for (const entry of queue) {
+        stateMachine.apply(entry)
+        this.#bytesSinceSnapshot += entry.byteLength
+      }
     } catch (error) {
       this.#fail(error)
       return
@@ -536,6 +542,7 @@ export class RaftDriver implements Replicator {
         if (hasData(head)) {
           this.#applyQueue.shift()
           this.#options.stateMachine.apply(head)
+          this.#bytesSinceSnapshot += head.byteLength
           this.#onApplied(head.index)
           continue
         }
@@ -633,10 +640,14 @@ export class RaftDriver implements Replicator {
 
   // -------------------------------------------------------------------------------------------- snapshots
 
-  /** Raft-wire §6.6: after an apply, once enough entries were applied since the last one. */
+  /**
+   * Raft-wire §6.6: after an apply, once enough entries were applied since the last one. But not before the log has
+   * grown by as much as the last snapshot was large: a large database under load would be written over and over.
+   */
   #maybeSnapshot(applied: Index): void {
     const { limits, stateMachine, directory } = this.#options
     if (applied - this.#snapshotIndex < limits.snapshotThreshold) return
+    if (this.#bytesSinceSnapshot < this.#snapshotBytes) return
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
     assert(term !== undefined, 'a just applied entry is in the log')
@@ -644,6 +655,8 @@ export class RaftDriver implements Replicator {
     const snapshot: SnapshotDescription = { last: { index: applied, term }, configuration, configurationIndex }
     // Pinned between two applies: exactly the state at `applied`, never the speculative view (vfs constraint 20).
     const image = stateMachine.openImage()
+    this.#bytesSinceSnapshot = 0
+    this.#snapshotBytes = image.contentBytes
     const take = async (): Promise<void> => {
       try {
         await directory.snapshots.take(snapshot, image.contentBytes, image.content())
