@@ -73,6 +73,9 @@ async function drain(content: AsyncIterable<Uint8Array>): Promise<number> {
   return bytes
 }
 
+/** An address that nobody can take meanwhile, as somebody might take a port. */
+const nobodyThere = (): string => `@dqlite-test-${process.pid}-${Math.random()}`
+
 const vote = (term: number): Message => ({ type: 'requestVoteResult', term, granted: true, preVote: false })
 const append = (first: number, count: number, bytes: number): AppendEntries => ({
   type: 'appendEntries',
@@ -167,8 +170,7 @@ test.serial('a new address of a peer is a new stream, and the old one ends', asy
 })
 
 test.serial('a peer that is not there is reported, not hammered, and reached once it is back', async (t) => {
-  const gone = await rawServer()
-  await gone.close()
+  const gone = { address: nobodyThere() }
   const peer = { id: 2n, address: gone.address }
   const a = await member(1n)
   const timer = setInterval(() => a.transport.send([to(peer, vote(1))]), 2)
@@ -198,8 +200,7 @@ test.serial('a peer that is not there is reported, not hammered, and reached onc
 })
 
 test.serial('without a send there is no attempt', async (t) => {
-  const gone = await rawServer()
-  await gone.close()
+  const gone = { address: nobodyThere() }
   const a = await member(1n)
   a.transport.send([to({ id: 2n, address: gone.address }, vote(1))])
   await until(() => a.unreachable.length === 1, 'report')
