@@ -454,10 +454,18 @@ export class DatabaseHandle {
     if (!this.#bind(statement)) return false
     if (this.#kind === 'query' || this.#kind === 'querySql') {
       this.#sliceEndMs = performance.now() + sliceMs
+      this.#onWorker = this.lane.usesWorkers && (statement.isVacuum || this.#isHeavyInTransaction(statement))
       this.#produce()
       return false
     }
+    if (this.lane.usesWorkers && (statement.isVacuum || this.#isHeavyInTransaction(statement)))
+      return this.#onExecuted({ kind: 'overBudget' })
     return this.#onExecuted(statement.execute())
+  }
+
+  /** It could not be interrupted and started again on a worker: SQLite would roll the client's transaction back. */
+  #isHeavyInTransaction(statement: Statement): boolean {
+    return this.#inTransaction && !statement.isReadOnly && statement.prefersWorker
   }
 
   #bind(statement: Statement): boolean {
@@ -594,7 +602,12 @@ export class DatabaseHandle {
         this.#onWorker = true
         return true
       case 'part':
-        if (this.#interrupted) return !this.#stop()
+        if (this.#interrupted) {
+          this.#stop()
+          return false
+        }
+        // One batch was quick; how far it is to the next row nobody knows (architecture: the loop stays free).
+        if (this.lane.usesWorkers && this.#statement!.isReadOnly) this.#onWorker = true
         return this.#sendPart(target.take())
       case 'done':
         if (this.#afterStatement()) this.#finish(target.take())
@@ -654,8 +667,8 @@ export class DatabaseHandle {
     this.#life.move('running')
     this.#sliceEndMs = performance.now() + sliceMs
     try {
-      if (this.#interrupted && this.#stop()) return
-      this.#produce()
+      if (this.#interrupted) this.#stop()
+      else this.#produce()
     } catch (error) {
       this.#onThrown(error)
     }
@@ -663,15 +676,12 @@ export class DatabaseHandle {
   }
 
   /**
-   * INTERRUPT between batches. A read stops here; a writing statement runs to its end with its rows discarded, since
-   * all of its changes were made at its first step (§9.7). True: stopped and answered.
+   * INTERRUPT between batches. A read stops here; a writing statement has made all of its changes at its first step, and
+   * keeps them (§9.7).
    */
-  #stop(): boolean {
-    const statement = this.#statement!
-    if (!statement.isReadOnly) return false
-    statement.reset()
+  #stop(): void {
+    this.#statement!.reset()
     if (this.#afterStatement()) this.#finish(noBytes)
-    return true
   }
 
   // ------------------------------------------------------------------------------------------ the end of a request
@@ -872,8 +882,8 @@ export class DatabaseHandle {
 
   async #closeConnection(): Promise<void> {
     try {
-      this.#giveBack()
-      for (const statement of this.#statements) statement?.finalize()
+      // Closing frees the statements and undoes what is half done, a statement that yields rows included.
+      this.#statement = undefined
       this.#statements.length = 0
       await this.connection.close()
     } catch (error) {
