@@ -103,6 +103,7 @@ export class DatabaseHandle {
   #isBound = false
   #onWorker = false
   #interrupted = false
+  #batchSent = false
   /** Something of this request was appended: after a loss of leadership the outcome is unknown. */
   #appended = false
   /** Highest index whose effects the answer may show (C2.5); 0: the committed view. */
@@ -200,6 +201,7 @@ export class DatabaseHandle {
     this.#isBound = false
     this.#onWorker = false
     this.#interrupted = false
+    this.#batchSent = false
     this.#appended = false
     this.#dependsOn = 0
     this.#dependsOnBefore = 0
@@ -622,6 +624,7 @@ export class DatabaseHandle {
   }
 
   #sendPart(message: Uint8Array): boolean {
+    this.#batchSent = true
     const replicator = this.lane.replicator
     if (this.#dependsOn > replicator.lastApplied) {
       this.#heldMessage = message
@@ -840,7 +843,8 @@ export class DatabaseHandle {
         // SQLite would roll the client's whole transaction back: let a write in it end by itself.
         if (this.#inTransaction && !this.#statement!.isReadOnly) return false
         this.#interrupted = true
-        this.connection.interrupt()
+        // A write that has yielded rows keeps its changes: it is only stopped after this batch.
+        if (!this.#batchSent || this.#statement!.isReadOnly) this.connection.interrupt()
         return true
     }
   }
