@@ -498,7 +498,9 @@ export class DatabaseHandle {
     switch (outcome.kind) {
       case 'overBudget':
         this.#life.move('worker')
-        this.#working = this.#statement!.executeOnWorker().then(this.#onExecutedByWorker, this.#onWorkerFailed)
+        this.#working = this.#statement!.executeOnWorker()
+          .then(this.#onExecutedByWorker, this.#onWorkerFailed)
+          .catch(this.lane.onInternalError)
         return false
       case 'done': {
         const wasInTransaction = this.#inTransaction
@@ -565,15 +567,18 @@ export class DatabaseHandle {
       if (this.#onWorker) {
         this.#life.move('worker')
         const target = this.lane.takeWorkerRows()
-        this.#working = statement.rowsOnWorker(target).then(
-          (outcome) => {
-            this.#onRowsFromWorker(outcome, target)
-          },
-          (error: unknown) => {
-            this.lane.giveWorkerRows(target)
-            this.#onWorkerFailed(error)
-          },
-        )
+        this.#working = statement
+          .rowsOnWorker(target)
+          .then(
+            (outcome) => {
+              this.#onRowsFromWorker(outcome, target)
+            },
+            (error: unknown) => {
+              this.lane.giveWorkerRows(target)
+              this.#onWorkerFailed(error)
+            },
+          )
+          .catch(this.lane.onInternalError)
         return
       }
       if (!this.#onRows(statement.rows(this.lane.rows), this.lane.rows)) return
