@@ -231,6 +231,11 @@ class Gateway implements Client {
 
   answer(message: Uint8Array): void {
     if (this.#isClosed) return
+    if (!this.#isBusy) {
+      // One answer each: what fails after its answer is not for the client.
+      this.#options.onInternalError(new Error('a request was answered twice'))
+      return
+    }
     this.#out.push(message)
     this.#isBusy = false
     this.onGone = undefined
