@@ -92,14 +92,12 @@ const sendEarly = (type: Envelope['message']['type']) =>
     messagesAfterPersist: ready.messagesAfterPersist.filter(({ message }) => message.type !== type),
   }))
 
-function withoutVote(ready: Ready): Ready {
-  const { vote: _, ...rest } = ready
-  return rest
-}
-
-function withoutTruncation(ready: Ready): Ready {
-  const { truncateAfter: _, ...rest } = ready
-  return rest
+function without(field: 'vote' | 'truncateAfter') {
+  return bendReady((ready) => {
+    const rest: { -readonly [name in keyof Ready]: Ready[name] } = { ...ready }
+    delete rest[field]
+    return rest
+  })
 }
 
 const receiving = (event: RaftEvent) => (event.type === 'receive' ? event.message : undefined)
@@ -108,9 +106,9 @@ const receiving = (event: RaftEvent) => (event.type === 'receive' ? event.messag
 export const brokenCores: Readonly<Record<string, RaftFactory>> = {
   'sends votes before they are durable': sendEarly('requestVoteResult'),
   'acknowledges entries before they are durable': sendEarly('appendEntriesResult'),
-  'never stores its vote': bendReady(withoutVote),
+  'never stores its vote': without('vote'),
   'forgets its vote at restart': (options, restored) => new Raft(options, { ...restored, votedFor: undefined }),
-  'never truncates its disk': bendReady(withoutTruncation),
+  'never truncates its disk': without('truncateAfter'),
   'applies the newest entry first': bendReady((ready) => ({ ...ready, committed: ready.committed.toReversed() })),
   'takes its disk for faster than it is': (options, restored) =>
     new (class extends Wrapper {
@@ -162,7 +160,9 @@ export const brokenCores: Readonly<Record<string, RaftFactory>> = {
         const matches = this.inner.progress()
         const held = configuration.servers
           .filter(({ role }) => role === 'voter')
-          .map(({ id }) => (id === this.inner.id ? lastPersisted : (matches.find((one) => one.id === id)?.matchIndex ?? 0)))
+          .map(({ id }) =>
+            id === this.inner.id ? lastPersisted : (matches.find((one) => one.id === id)?.matchIndex ?? 0),
+          )
           .sort((a, b) => b - a)
         return Math.min(lastIndex, Math.max(commitIndex, held[Math.floor(held.length / 2)] ?? 0))
       }

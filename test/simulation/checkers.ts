@@ -3,7 +3,17 @@
  * figure 3.2 of the dissertation, durability of what is promised, and the core's own limits. Sees all disks and all logs at
  * once, which no member can. Knows nothing of how the core works; a violation throws.
  */
-import type { Configuration, Entry, EntryId, Index, RaftEvent, Ready, Refusal, ServerId, Term } from '../../lib/raft/types.js'
+import type {
+  Configuration,
+  Entry,
+  EntryId,
+  Index,
+  RaftEvent,
+  Ready,
+  Refusal,
+  ServerId,
+  Term,
+} from '../../lib/raft/types.js'
 import {
   chainOf,
   fingerprintOf,
@@ -179,7 +189,10 @@ export class Checker {
     for (const { id, index } of ready.reads) {
       const read = this.#reads.get(id)
       check(read?.server === server.id, () => `${name} answers read ${id}, which it was not asked or has answered`)
-      check(index >= read.least, () => `${name} answers read ${id} with ${index}; ${read.least} was committed before it`)
+      check(
+        index >= read.least,
+        () => `${name} answers read ${id} with ${index}; ${read.least} was committed before it`,
+      )
       check(index <= this.commitIndex, () => `${name} answers read ${id} with ${index}, which is not committed`)
       this.#reads.delete(id)
       this.counts.reads++
@@ -224,11 +237,13 @@ export class Checker {
       const { index: previousIndex, configuration } = previous
       check(
         this.committedTermAt(previousIndex) === previous.term,
-        () => `server ${server.id} changes the configuration at ${index} before the one at ${previousIndex} is committed`,
+        () =>
+          `server ${server.id} changes the configuration at ${index} before the one at ${previousIndex} is committed`,
       )
       const before = new Set(voters(configuration).map(({ id }) => id))
       const after = new Set(voters(next).map(({ id }) => id))
-      const changed = [...before].filter((id) => !after.has(id)).length + [...after].filter((id) => !before.has(id)).length
+      const changed =
+        [...before].filter((id) => !after.has(id)).length + [...after].filter((id) => !before.has(id)).length
       check(changed <= 1, () => `server ${server.id} changes ${changed} voters at once`)
     }
     check(
@@ -260,7 +275,8 @@ export class Checker {
     if (event.type === 'propose' && refusal === undefined) {
       check(
         raft.lastIndex === before.lastIndex + event.entries.length,
-        () => `server ${server.id} took ${event.entries.length} proposals and its log went from ${before.lastIndex} to ${raft.lastIndex}`,
+        () =>
+          `server ${server.id} took ${event.entries.length} proposals and its log went from ${before.lastIndex} to ${raft.lastIndex}`,
       )
       const uncommitted = raft.lastIndex - raft.commitIndex
       const { pipelineEntriesMax } = server.options
@@ -363,7 +379,10 @@ export class Checker {
         () => `${name}: lastIndex is ${raft.lastIndex}, what the disk was given ends at ${server.mirrorLast}`,
       )
       const term = server.mirrorTermAt(raft.lastIndex)
-      check(raft.lastIndex === 0 || raft.termAt(raft.lastIndex) === term, () => `${name}: another term at the log's end`)
+      check(
+        raft.lastIndex === 0 || raft.termAt(raft.lastIndex) === term,
+        () => `${name}: another term at the log's end`,
+      )
       check(raft.commitIndex <= raft.lastIndex, () => `${name}: commitIndex ${raft.commitIndex} > ${raft.lastIndex}`)
       this.#checkKnowsCommitted(server, raft.commitIndex)
       const persisted = raft.lastPersisted
@@ -420,7 +439,10 @@ export class Checker {
         )
         const key = `${server.id}/${message.term}`
         const before = this.#votesSent.get(key)
-        check(before === undefined || before === to, () => `${name} votes for ${before} and ${to} in term ${message.term}`)
+        check(
+          before === undefined || before === to,
+          () => `${name} votes for ${before} and ${to} in term ${message.term}`,
+        )
         this.#votesSent.set(key, to)
         return
       }

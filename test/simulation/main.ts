@@ -39,7 +39,9 @@ function runMany(from: number, count: number): boolean {
     }
   }
   const seconds = (performance.now() - started) / 1000
-  console.log(`${count} seeds from ${from} in ${seconds.toFixed(1)} s (${(count / seconds).toFixed(0)}/s), ${failed.length} failed`)
+  console.log(
+    `${count} seeds from ${from} in ${seconds.toFixed(1)} s (${(count / seconds).toFixed(0)}/s), ${failed.length} failed`,
+  )
   console.log(JSON.stringify(totals))
   if (failed.length > 0) console.log(`failed: ${failed.join(' ')}`)
   return failed.length === 0

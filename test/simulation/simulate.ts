@@ -23,6 +23,7 @@ import type {
 import { ModelServer, type Before, type Parcel, type RaftFactory, type World } from '../support/model-server.js'
 import { Random } from '../support/random.js'
 import { describeConfiguration, describeEntry, describeMessage } from '../support/words.js'
+import { Agenda } from './agenda.js'
 import { Checker, Violation, type Counts } from './checkers.js'
 import { calm, drawSwarm, stepsPerTick, type Swarm } from './swarm.js'
 
@@ -60,59 +61,6 @@ export function simulate(options: SimulateOptions): SimulationResult {
   }
   return { seed: options.seed, counts: cluster.checker.counts }
 }
-
-interface Task {
-  readonly time: number
-  readonly order: number
-  readonly run: () => void
-}
-
-/** A binary heap by time, then by order of insertion. */
-class Agenda {
-  readonly #heap: Task[] = []
-  #order = 0
-
-  get size(): number {
-    return this.#heap.length
-  }
-
-  add(time: number, run: () => void): void {
-    const heap = this.#heap
-    const task = { time, order: this.#order++, run }
-    let at = heap.push(task) - 1
-    while (at > 0) {
-      const parent = (at - 1) >> 1
-      if (!isBefore(task, heap[parent]!)) break
-      heap[at] = heap[parent]!
-      at = parent
-    }
-    heap[at] = task
-  }
-
-  get nextTime(): number | undefined {
-    return this.#heap[0]?.time
-  }
-
-  take(): Task | undefined {
-    const heap = this.#heap
-    const top = heap[0]
-    const last = heap.pop()
-    if (top === undefined || last === undefined || heap.length === 0) return top
-    let at = 0
-    for (;;) {
-      let child = 2 * at + 1
-      if (child >= heap.length) break
-      if (child + 1 < heap.length && isBefore(heap[child + 1]!, heap[child]!)) child++
-      if (!isBefore(heap[child]!, last)) break
-      heap[at] = heap[child]!
-      at = child
-    }
-    heap[at] = last
-    return top
-  }
-}
-
-const isBefore = (a: Task, b: Task) => a.time < b.time || (a.time === b.time && a.order < b.order)
 
 /** What the world knows about a server beside the server itself. */
 interface Host {
@@ -379,7 +327,10 @@ class Cluster implements World {
       side.add(this.#random.pick(addresses))
     }
     const isOneWay = this.#random.chance(this.#swarm.oneWay)
-    this.#say(undefined, () => `partition: [${[...side].join(' ')}] ${isOneWay ? 'cannot reach' : 'cut off from'} the others`)
+    this.#say(
+      undefined,
+      () => `partition: [${[...side].join(' ')}] ${isOneWay ? 'cannot reach' : 'cut off from'} the others`,
+    )
     const cut: string[] = []
     for (const from of addresses) {
       for (const to of addresses) {
@@ -413,7 +364,8 @@ class Cluster implements World {
     this.checker.onRequest(server, request)
     const asked = event(request)
     this.#say(server, () => {
-      if (asked.type === 'transfer') return `request ${request}: transfer to ${asked.to === undefined ? 'any' : this.#placeOf(asked.to)}`
+      if (asked.type === 'transfer')
+        return `request ${request}: transfer to ${asked.to === undefined ? 'any' : this.#placeOf(asked.to)}`
       if (asked.type !== 'change') return asked.type
       const { change } = asked
       return `request ${request}: ${change.type} ${this.#placeOf(change.id)}${change.type === 'assign' ? ` ${change.role}` : ''}`
@@ -508,7 +460,8 @@ class Cluster implements World {
       const host = target === undefined ? undefined : this.#hosts.get(target.id)
       const sender = this.#servers.get(parcel.from)
       if (host === undefined || !host.server.isUp || host.server.id !== parcel.to) {
-        if (sender?.isUp === true && this.#network.chance(this.#swarm.unreachable)) this.onUnreachable(sender, parcel.to)
+        if (sender?.isUp === true && this.#network.chance(this.#swarm.unreachable))
+          this.onUnreachable(sender, parcel.to)
         return
       }
       this.#laterFor(host, 0, () => {
@@ -765,4 +718,3 @@ function describeReady(ready: Ready): string {
   if (later > 0) parts.push(`${later} messages after that`)
   return `ready: ${parts.join('; ')}`
 }
-

@@ -24,7 +24,11 @@ function failureOf(run: () => void): string | undefined {
 
 test('seeds that failed in the past pass', (t) => {
   for (const { seed, found } of regressions) {
-    t.is(failureOf(() => simulate({ seed })), undefined, found)
+    t.is(
+      failureOf(() => simulate({ seed })),
+      undefined,
+      found,
+    )
   }
   t.pass()
 })

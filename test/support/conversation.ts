@@ -202,7 +202,9 @@ export class Conversation implements World {
     const among = ids.map((id) => BigInt(id))
     for (let round = 0; ; round++) {
       assert(round < stabilizeRoundsMax, 'the cluster does not become stable')
-      const taken = this.#messages.filter(({ from, to }) => among.length === 0 || (among.includes(from) && among.includes(to)))
+      const taken = this.#messages.filter(
+        ({ from, to }) => among.length === 0 || (among.includes(from) && among.includes(to)),
+      )
       if (taken.length === 0) break
       this.#messages = this.#messages.filter((parcel) => !taken.includes(parcel))
       for (const parcel of taken) this.deliver(parcel)
@@ -321,7 +323,8 @@ export class Conversation implements World {
 const describeParcel = ({ from, to, message }: Parcel) => `${from} > ${to} ${describeMessage(message)}`
 
 function describeStatus({ id, raft, disk }: ModelServer): string {
-  if (raft === undefined) return `${id} is down, its disk: term ${disk.term} vote ${disk.votedFor ?? '-'} log ..${disk.lastIndex}`
+  if (raft === undefined)
+    return `${id} is down, its disk: term ${disk.term} vote ${disk.votedFor ?? '-'} log ..${disk.lastIndex}`
   const leader = raft.leader === undefined ? '-' : raft.leader.id
   return `${id} ${raft.state} t${raft.term} leader=${leader} commit=${raft.commitIndex} last=${raft.lastIndex} persisted=${raft.lastPersisted} [${describeConfiguration(raft.configuration)}]`
 }

@@ -5,15 +5,7 @@
  * Knows nothing of Raft: it never asks whether a write is wise.
  */
 import assert from 'node:assert/strict'
-import type {
-  Entry,
-  EntryId,
-  Envelope,
-  Index,
-  ServerId,
-  SnapshotDescription,
-  Term,
-} from '../../lib/raft/types.js'
+import type { Entry, EntryId, Envelope, Index, ServerId, SnapshotDescription, Term } from '../../lib/raft/types.js'
 import type { RestoredState } from '../../lib/raft/raft.js'
 
 /** The content stands for the whole state machine: a hash chain over everything applied. */

@@ -369,8 +369,7 @@ export class ModelServer {
     const { last } = batch.installs
     this.mirrorBase = {
       index: firstIndex - 1,
-      term:
-        newestSnapshot?.description.last.index === firstIndex - 1 ? newestSnapshot.description.last.term : 0,
+      term: newestSnapshot?.description.last.index === firstIndex - 1 ? newestSnapshot.description.last.term : 0,
     }
     this.mirror = this.disk.entries.slice()
     this.#world.onDurable(this)
