@@ -99,6 +99,8 @@ export class Checker {
   readonly #servers: ReadonlyMap<ServerId, ModelServer>
   readonly #leaders = new Map<Term, ServerId>()
   readonly #known = new Map<number, KnownEntry>()
+  /** By server: seen on its disk, and with it everything before. */
+  readonly #learned = new Map<ServerId, WeakSet<Entry>>()
   /** Candidate a server has given its vote to, by term: as a message, and on disk. */
   readonly #votesSent = new Map<string, ServerId>()
   readonly #votesDurable = new Map<string, ServerId>()
@@ -169,7 +171,6 @@ export class Checker {
     for (const entry of ready.entries) {
       check(prevTerm !== undefined && entry.index === last + 1, () => `${name} stores ${describe(entry)} after ${last}`)
       check(entry.term >= prevTerm, () => `${name} stores ${describe(entry)} after an entry of term ${prevTerm}`)
-      this.#learn(entry, prevTerm)
       if (entry.type === 'configuration') this.#checkConfigurationStep(server, entry.index, entry.configuration, ready)
       prevTerm = entry.term
       last = entry.index
@@ -244,6 +245,7 @@ export class Checker {
       const after = new Set(voters(next).map(({ id }) => id))
       const changed =
         [...before].filter((id) => !after.has(id)).length + [...after].filter((id) => !before.has(id)).length
+      if (after.size > before.size) this.counts.promotions++
       check(changed <= 1, () => `server ${server.id} changes ${changed} voters at once`)
     }
     check(
@@ -278,11 +280,11 @@ export class Checker {
         () =>
           `server ${server.id} took ${event.entries.length} proposals and its log went from ${before.lastIndex} to ${raft.lastIndex}`,
       )
-      const uncommitted = raft.lastIndex - raft.commitIndex
+      const uncommitted = before.lastIndex - before.commitIndex
       const { pipelineEntriesMax } = server.options
       check(
-        uncommitted <= pipelineEntriesMax + event.entries.length + 2,
-        () => `server ${server.id} has ${uncommitted} uncommitted entries, the limit is ${pipelineEntriesMax}`,
+        uncommitted < pipelineEntriesMax || event.entries.every(({ type }) => type === 'barrier'),
+        () => `server ${server.id} takes commands with ${uncommitted} uncommitted entries, the limit is ${pipelineEntriesMax}`,
       )
     }
   }
@@ -302,8 +304,10 @@ export class Checker {
     )
     if (raft.state === 'leader') {
       if (before.state !== 'leader' || raft.term !== before.term) this.#checkElected(server)
-      if (raft.commitIndex > before.commitIndex) this.#checkLeaderCommit(server)
     }
+    // A leader may commit its own removal and step down in one step (§4.2.2).
+    const isLeaders = raft.state === 'leader' || (before.state === 'leader' && raft.term === before.term)
+    if (isLeaders && raft.commitIndex > before.commitIndex) this.#checkLeaderCommit(server)
   }
 
   #checkElected(server: ModelServer): void {
@@ -415,7 +419,18 @@ export class Checker {
   // ------------------------------------------------------------------------------------------------ promises
 
   onDurable(server: ModelServer): void {
-    const { term, votedFor } = server.disk
+    const { term, votedFor, firstIndex, entries } = server.disk
+    const learned = this.#learned.get(server.id) ?? new WeakSet()
+    this.#learned.set(server.id, learned)
+    // Entries that neither a disk nor a message has may be forgotten and their place used again.
+    for (let at = entries.length - 1; at >= 0; at--) {
+      const entry = entries[at]!
+      const prevTerm = server.disk.termAt(entry.index - 1) ?? (entry.index === 1 ? 0 : undefined)
+      if (prevTerm === undefined || learned.has(entry)) break
+      learned.add(entry)
+      this.#learn(entry, prevTerm)
+    }
+    check(entries.length === 0 || entries[0]!.index === firstIndex, () => `server ${server.id}: a shifted log on disk`)
     if (votedFor === undefined) return
     const key = `${server.id}/${term}`
     const before = this.#votesDurable.get(key)
@@ -449,7 +464,12 @@ export class Checker {
       case 'appendEntriesResult': {
         if (message.rejected !== 0) return
         const last = message.lastLogIndex
-        check(disk.term >= message.term, () => `${name} acknowledges in term ${message.term}, stored is ${disk.term}`)
+        // The stored term may be older: what can be committed in this term is an entry of this term, and those are stored
+        // behind the term itself.
+        check(
+          (disk.termAt(last) ?? 0) <= disk.term,
+          () => `${name} acknowledges ${last}/t${disk.termAt(last)}, its stored term is ${disk.term}`,
+        )
         check(
           last <= disk.lastIndex || last <= (disk.newestSnapshot?.description.last.index ?? 0),
           () => `${name} acknowledges ${last}, its disk ends at ${disk.lastIndex}`,

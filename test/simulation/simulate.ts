@@ -77,6 +77,7 @@ interface Host {
 }
 
 const serversMax = 9
+const tasksPerTickMax = 2000
 
 class Cluster implements World {
   readonly checker: Checker
@@ -148,7 +149,9 @@ class Cluster implements World {
   }
 
   #runUntil(end: number): void {
-    for (;;) {
+    for (let tasks = 0; ; tasks++) {
+      // A message that causes more than one message, for ever.
+      if (tasks > tasksPerTickMax * (2 + (end - this.#now) / stepsPerTick)) throw new Violation('a storm of messages')
       const next = this.#agenda.nextTime
       if (next === undefined || next > end) break
       const task = this.#agenda.take()!
@@ -382,6 +385,9 @@ class Cluster implements World {
     const { configuration } = host.server.raft!
     const random = this.#random
     const draw = random.next()
+    // Nobody saves an operator from a cluster without voters.
+    const isLastVoter = (id: ServerId) =>
+      configuration.servers.every((server) => (server.role === 'voter') === (server.id === id))
     const isMember = (id: ServerId) => configuration.servers.some((server) => server.id === id)
     if (draw < 0.35) {
       // Somebody who is out (back with its old disk), or a newcomer with an empty one.
@@ -399,11 +405,11 @@ class Cluster implements World {
     } else if (draw < 0.8) {
       const { id } = random.pick([...this.#servers.values()])
       const role = random.pick<Role>(['voter', 'voter', 'standby', 'spare'])
+      if (role !== 'voter' && isLastVoter(id)) return
       this.#request(host.server, (request) => ({ type: 'change', request, change: { type: 'assign', id, role } }))
     } else {
       const { id } = random.pick([...this.#servers.values()])
-      const isVoter = configuration.servers.some((server) => server.id === id && server.role === 'voter')
-      if (isVoter && configuration.servers.filter(({ role }) => role === 'voter').length === 1) return
+      if (isLastVoter(id)) return
       this.#request(host.server, (request) => ({ type: 'change', request, change: { type: 'remove', id } }))
     }
   }
@@ -692,7 +698,7 @@ class Cluster implements World {
 /** Habits of C members on the wire (raft-wire §2.2, §2.4, §6.4). */
 function likeC(server: ModelServer, message: Message): Message {
   if (message.type === 'requestVoteResult') {
-    return { ...message, preVote: server.id % 2n === 0n ? undefined : message.preVote }
+    return { ...message, preVote: message.preVote }
   }
   if (message.type === 'appendEntriesResult') {
     // Success names everything on the disk, a stale tail included.

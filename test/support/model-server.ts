@@ -176,7 +176,6 @@ export class ModelServer {
             configuration: snapshot.description.configuration,
             configurationIndex: snapshot.description.configurationIndex,
           }
-    this.handedOut = this.machine.lastApplied
     this.applyQueue = []
     this.#received = []
     this.isInstalling = false
@@ -187,6 +186,11 @@ export class ModelServer {
     this.mirrorBase = { index: firstIndex - 1, term: beforeFirst }
     this.mirror = this.disk.entries.slice()
     this.raft = this.#createRaft(this.options, restored)
+    // The first entry of a log is the same everywhere and counts as applied (raft-wire §6.2).
+    const [first] = this.disk.entries
+    if (this.raft.lastApplied === 1 && first?.index === 1 && this.machine.lastApplied === 0) this.#apply(first)
+    assert.equal(this.raft.lastApplied, this.machine.lastApplied)
+    this.handedOut = this.machine.lastApplied
     this.#world.onStart(this)
     this.pump()
   }
@@ -273,6 +277,7 @@ export class ModelServer {
       }
     }
     if (ready.committed.length > 0) {
+      assert(!this.isInstalling, 'entries to apply while the state machine is being replaced')
       const wasEmpty = this.applyQueue.length === 0
       for (const entry of ready.committed) {
         assert.equal(entry.index, this.handedOut + 1, 'committed entries are handed out in order, once')
@@ -408,7 +413,6 @@ export class ModelServer {
       },
     ]
     this.mirror.length = Math.max(0, Math.min(this.mirror.length, first - 1 - this.mirrorBase.index))
-    this.#world.onDurable(this)
     this.#world.onDiskWork(this)
     this.step({ type: 'persistFailed', first })
     return true
@@ -422,17 +426,21 @@ export class ModelServer {
   applySome(count: number): void {
     const entries = this.applyQueue.splice(0, count)
     for (const entry of entries) {
-      assert.equal(entry.index, this.machine.lastApplied + 1)
-      this.machine.chain = chainOf(this.machine.chain, entry)
-      this.machine.lastApplied = entry.index
-      if (entry.type === 'configuration') {
-        this.machine.configuration = entry.configuration
-        this.machine.configurationIndex = entry.index
-      }
+      this.#apply(entry)
       this.#world.onApplied(this, entry)
     }
     if (entries.length > 0) this.step({ type: 'applied', index: this.machine.lastApplied })
     if (this.applyQueue.length > 0) this.#world.onApplyWork(this)
+  }
+
+  #apply(entry: Entry): void {
+    assert.equal(entry.index, this.machine.lastApplied + 1)
+    this.machine.chain = chainOf(this.machine.chain, entry)
+    this.machine.lastApplied = entry.index
+    if (entry.type === 'configuration') {
+      this.machine.configuration = entry.configuration
+      this.machine.configurationIndex = entry.index
+    }
   }
 
   /** The state machine as a snapshot, not yet on disk. `undefined`: nothing new, or another one is running. */
