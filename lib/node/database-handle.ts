@@ -11,6 +11,7 @@ import { DqliteError } from '../errors.js'
 import { Lifecycle, type Moves } from '../lifecycle.js'
 import type { Index } from '../raft/types.js'
 import type { Lane } from './executor.js'
+import { StatementTable } from './statement-table.js'
 
 /** Where the answer of a request goes. Exactly one of `answer`, `failure`, `fail` ends a request. */
 export interface Responder {
@@ -70,11 +71,8 @@ export class DatabaseHandle {
   readonly lane: Lane
   readonly connection: Connection
 
-  /** Prepared statements by id; the lowest free id is taken next (§7.4). */
-  readonly #statements: (Statement | undefined)[] = []
-  #statementCount = 0
-  #lowestFreeId = 0
-  readonly #statementsMax: number
+  /** What PREPARE has left here; gone with the connection. */
+  readonly statements: StatementTable
 
   readonly #life = new Lifecycle<RunState>(moves, 'idle')
   #closing: Promise<void> | undefined
@@ -117,7 +115,7 @@ export class DatabaseHandle {
   constructor(lane: Lane, connection: Connection, statementsMax: number) {
     this.lane = lane
     this.connection = connection
-    this.#statementsMax = statementsMax
+    this.statements = new StatementTable(statementsMax)
   }
 
   get isClosed(): boolean {
@@ -126,33 +124,6 @@ export class DatabaseHandle {
 
   get isIdle(): boolean {
     return this.#life.is('idle')
-  }
-
-  // ------------------------------------------------------------------------------------------ prepared statements
-
-  statement(id: number): Statement | undefined {
-    return this.#statements[id]
-  }
-
-  /** False: no statement with that id. */
-  finalize(id: number): boolean {
-    const statement = this.#statements[id]
-    if (statement === undefined) return false
-    this.#statements[id] = undefined
-    this.#statementCount--
-    if (id < this.#lowestFreeId) this.#lowestFreeId = id
-    statement.finalize()
-    return true
-  }
-
-  #keep(statement: Statement): number {
-    const id = this.#lowestFreeId
-    this.#statements[id] = statement
-    this.#statementCount++
-    let free = id + 1
-    while (free < this.#statements.length && this.#statements[free] !== undefined) free++
-    this.#lowestFreeId = free
-    return id
   }
 
   // ------------------------------------------------------------------------------------------ requests
@@ -277,8 +248,7 @@ export class DatabaseHandle {
   #prepareForClient(): void {
     // The schema that SQLite looked at may be of the speculative view: the answer waits for it, also a failure.
     this.#dependsOn = this.lane.tip
-    if (this.#statementCount >= this.#statementsMax)
-      return this.#failure(18, `more than ${this.#statementsMax} prepared statements on this connection`)
+    if (this.statements.isFull) return this.#failure(18, 'too many prepared statements on this connection')
     const sql = this.#sql
     const { statement, tail } = this.connection.prepare(sql)
     if (statement === undefined) return this.#failure(0, 'empty statement')
@@ -286,7 +256,7 @@ export class DatabaseHandle {
       statement.finalize()
       return this.#failure(sqliteError, 'nonempty statement tail')
     }
-    const id = this.#keep(statement)
+    const id = this.statements.add(statement)
     this.#finish(
       encodeResponse.stmt({
         databaseId: 0,
@@ -893,7 +863,7 @@ export class DatabaseHandle {
     try {
       // Closing frees the statements and undoes what is half done, a statement that yields rows included.
       this.#statement = undefined
-      this.#statements.length = 0
+      this.statements.clear()
       await this.connection.close()
     } catch (error) {
       this.lane.onInternalError(error)
