@@ -284,7 +284,8 @@ export class Checker {
       const { pipelineEntriesMax } = server.options
       check(
         uncommitted < pipelineEntriesMax || event.entries.every(({ type }) => type === 'barrier'),
-        () => `server ${server.id} takes commands with ${uncommitted} uncommitted entries, the limit is ${pipelineEntriesMax}`,
+        () =>
+          `server ${server.id} takes commands with ${uncommitted} uncommitted entries, the limit is ${pipelineEntriesMax}`,
       )
     }
   }

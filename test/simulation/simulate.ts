@@ -20,7 +20,14 @@ import type {
   Role,
   ServerId,
 } from '../../lib/raft/types.js'
-import { ModelServer, type Before, type Parcel, type RaftFactory, type World } from '../support/model-server.js'
+import {
+  describeStatus,
+  ModelServer,
+  type Before,
+  type Parcel,
+  type RaftFactory,
+  type World,
+} from '../support/model-server.js'
 import { Random } from '../support/random.js'
 import { describeConfiguration, describeEntry, describeMessage } from '../support/words.js'
 import { Agenda } from './agenda.js'
@@ -74,6 +81,7 @@ interface Host {
   missed: (() => void)[] | undefined
   isDiskScheduled: boolean
   isApplyScheduled: boolean
+  isAnsweringSnapshot: boolean
 }
 
 const serversMax = 9
@@ -141,6 +149,14 @@ class Cluster implements World {
   // ------------------------------------------------------------------------------------------------ running
 
   run(): void {
+    try {
+      this.#runPhases()
+    } finally {
+      for (const server of this.#servers.values()) this.#say(server, () => describeStatus(server))
+    }
+  }
+
+  #runPhases(): void {
     for (const host of this.#hosts.values()) this.#start(host)
     this.#planFaults()
     this.#runUntil(this.#swarm.safetyTicks * stepsPerTick)
@@ -149,11 +165,15 @@ class Cluster implements World {
   }
 
   #runUntil(end: number): void {
+    while (this.#now < end) this.#runTick(Math.min(end, this.#now + stepsPerTick))
+  }
+
+  #runTick(end: number): void {
     for (let tasks = 0; ; tasks++) {
-      // A message that causes more than one message, for ever.
-      if (tasks > tasksPerTickMax * (2 + (end - this.#now) / stepsPerTick)) throw new Violation('a storm of messages')
       const next = this.#agenda.nextTime
       if (next === undefined || next > end) break
+      // A message that causes more than one message, for ever.
+      if (tasks > tasksPerTickMax) throw new Violation('a storm: messages beget messages')
       const task = this.#agenda.take()!
       this.#now = task.time
       task.run()
@@ -263,6 +283,7 @@ class Cluster implements World {
       missed: undefined,
       isDiskScheduled: false,
       isApplyScheduled: false,
+      isAnsweringSnapshot: false,
     }
     this.#hosts.set(id, host)
     this.#servers.set(id, server)
@@ -439,7 +460,7 @@ class Cluster implements World {
   send(server: ModelServer, parcel: Parcel): void {
     this.checker.onSend(server, parcel)
     const host = this.#hosts.get(server.id)!
-    const message = host.isCLike ? likeC(server, parcel.message) : parcel.message
+    const message = host.isCLike ? likeC(host, parcel.message) : parcel.message
     const sent = message === parcel.message ? parcel : { ...parcel, message }
     this.#say(server, () => `-> ${parcel.address}: ${describeMessage(message)}`)
     const { loss, duplication } = this.#swarm
@@ -478,6 +499,8 @@ class Cluster implements World {
 
   #receive(host: Host, parcel: Parcel): void {
     const { server } = host
+    // An answer to a snapshot names the snapshot, and no more.
+    host.isAnsweringSnapshot = parcel.message.type === 'installSnapshot'
     // C members drop these without a word while they install (raft-wire §6.5).
     if (host.isCLike && server.isInstalling) {
       const { message } = parcel
@@ -486,6 +509,7 @@ class Cluster implements World {
     this.#say(server, () => `<- ${this.#placeOf(parcel.from)}: ${describeMessage(parcel.message)}`)
     this.#holdReady(host)
     server.receive(parcel)
+    host.isAnsweringSnapshot = false
   }
 
   /** Sometimes a host takes its Ready only at the end of a turn with several events. */
@@ -696,14 +720,14 @@ class Cluster implements World {
 }
 
 /** Habits of C members on the wire (raft-wire §2.2, §2.4, §6.4). */
-function likeC(server: ModelServer, message: Message): Message {
+function likeC({ server, isAnsweringSnapshot }: Host, message: Message): Message {
   if (message.type === 'requestVoteResult') {
     return { ...message, preVote: message.preVote }
   }
   if (message.type === 'appendEntriesResult') {
     // Success names everything on the disk, a stale tail included.
     const lastLogIndex =
-      message.rejected === 0 && !server.isInstalling
+      message.rejected === 0 && !server.isInstalling && !isAnsweringSnapshot
         ? Math.max(message.lastLogIndex, server.disk.lastIndex)
         : message.lastLogIndex
     return { ...message, lastLogIndex, features: 0 }

@@ -17,8 +17,8 @@ import type {
   ServerId,
 } from '../../lib/raft/types.js'
 import { Checker } from '../simulation/checkers.js'
-import { ModelServer, type Before, type Parcel, type World } from './model-server.js'
-import { describeConfiguration, describeEntry, describeId, describeMessage } from './words.js'
+import { describeStatus, ModelServer, type Before, type Parcel, type World } from './model-server.js'
+import { describeEntry, describeId, describeMessage } from './words.js'
 
 const stabilizeRoundsMax = 1000
 const electTicksMax = 400
@@ -321,13 +321,6 @@ export class Conversation implements World {
 }
 
 const describeParcel = ({ from, to, message }: Parcel) => `${from} > ${to} ${describeMessage(message)}`
-
-function describeStatus({ id, raft, disk }: ModelServer): string {
-  if (raft === undefined)
-    return `${id} is down, its disk: term ${disk.term} vote ${disk.votedFor ?? '-'} log ..${disk.lastIndex}`
-  const leader = raft.leader === undefined ? '-' : raft.leader.id
-  return `${id} ${raft.state} t${raft.term} leader=${leader} commit=${raft.commitIndex} last=${raft.lastIndex} persisted=${raft.lastPersisted} [${describeConfiguration(raft.configuration)}]`
-}
 
 const isRole = (word: string | undefined): word is Role => word === 'voter' || word === 'standby' || word === 'spare'
 

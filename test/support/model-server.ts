@@ -20,6 +20,7 @@ import type {
   SnapshotDescription,
   Term,
 } from '../../lib/raft/types.js'
+import { describeConfiguration } from './words.js'
 import { ModelDisk, type DiskBatch, type DiskOperation, type StoredSnapshot } from './model-disk.js'
 
 /** What a host sees of a core; deliberately broken ones are wrappers with the same face. */
@@ -319,13 +320,13 @@ export class ModelServer {
   /** The oldest `count` batches are durable now. */
   completeDisk(count: number, options: { stepEach?: boolean } = {}): void {
     const done = this.disk.queue.splice(0, count)
-    for (const { operations } of done) for (const operation of operations) this.disk.apply(operation)
-    this.#world.onDurable(this)
     const hold = this.isHoldingReady
     this.isHoldingReady = true
     let last: EntryId | undefined
     const steps: (() => void)[] = []
     for (const batch of done) {
+      for (const operation of batch.operations) this.disk.apply(operation)
+      this.#world.onDurable(this)
       for (const envelope of batch.messages) this.#send(envelope)
       const tail = batch.entries.at(-1)
       if (tail !== undefined) {
@@ -464,4 +465,12 @@ export class ModelServer {
     this.step({ type: 'snapshotTaken', snapshot: snapshot.description, trailing })
     this.disk.compact(Math.min(last.index - trailing + 1, this.disk.lastIndex + 1))
   }
+}
+
+/** One line about a server, as it sees itself. */
+export function describeStatus({ id, raft, disk }: ModelServer): string {
+  if (raft === undefined)
+    return `${id} is down, its disk: term ${disk.term} vote ${disk.votedFor ?? '-'} log ..${disk.lastIndex}`
+  const leader = raft.leader === undefined ? '-' : raft.leader.id
+  return `${id} ${raft.state} t${raft.term} leader=${leader} commit=${raft.commitIndex} last=${raft.lastIndex} persisted=${raft.lastPersisted} [${describeConfiguration(raft.configuration)}]`
 }
