@@ -21,7 +21,7 @@ const program = new Command('dqlite')
   .showSuggestionAfterError(false)
   .exitOverride()
   // Failures are said once, by the code at the end of this file.
-  .configureOutput({ outputError: () => undefined })
+  .configureOutput({ outputError: () => undefined, writeErr: () => undefined })
 
 program
   .command('serve')

@@ -58,6 +58,8 @@ export class Ledger {
 export interface WorkloadOptions {
   readonly addresses: readonly string[]
   readonly clients: number
+  /** For one row; the client's default otherwise. */
+  readonly timeoutMs?: number
 }
 
 export class Workload {
@@ -94,11 +96,13 @@ export class Workload {
 
   async #write(writer: number): Promise<void> {
     const { ledger } = this
+    const { addresses, timeoutMs } = this.#options
     const client = new Client({
-      addresses: this.#options.addresses,
+      addresses,
       database: workloadDatabase,
       sessionsMax: 1,
       retryBusy: true,
+      ...(timeoutMs !== undefined && { timeoutMs }),
     })
     try {
       for (let number = 1; !this.#isStopping; number++) {

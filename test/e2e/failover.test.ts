@@ -14,6 +14,8 @@ import { Workload, workloadDatabase } from '../../lib/cli/workload.js'
 const networkLatencyNs = 20_000_000
 const writeMs = 1000
 const clients = 6
+/** Who waits for a silent leader gives up after this. */
+const timeoutMs = 4000
 
 async function startCluster(t: ExecutionContext): Promise<LocalCluster> {
   t.timeout(180_000)
@@ -29,6 +31,14 @@ async function startCluster(t: ExecutionContext): Promise<LocalCluster> {
   return cluster
 }
 
+async function startWorkload(t: ExecutionContext, cluster: LocalCluster): Promise<Workload> {
+  const workload = new Workload({ addresses: cluster.addresses, clients, timeoutMs })
+  // A test that has failed must not leave its writers behind; what they met is not its failure.
+  t.teardown(() => workload.stop().catch(() => undefined))
+  await workload.start()
+  return workload
+}
+
 async function holds(t: ExecutionContext, cluster: LocalCluster, workload: Workload): Promise<void> {
   const evidence = await gatherEvidence(cluster.addresses, workloadDatabase)
   const { faults, unknownPresent } = judge(evidence, workload.ledger)
@@ -39,8 +49,7 @@ async function holds(t: ExecutionContext, cluster: LocalCluster, workload: Workl
 
 test.serial('a leader that is killed twice under load loses no acknowledged row', async (t) => {
   const cluster = await startCluster(t)
-  const workload = new Workload({ addresses: cluster.addresses, clients })
-  await workload.start()
+  const workload = await startWorkload(t, cluster)
   for (let round = 0; round < 2; round++) {
     await sleep(writeMs)
     const leader = await cluster.leader()
@@ -59,8 +68,7 @@ test.serial('a leader that is killed twice under load loses no acknowledged row'
 
 test.serial('a leader that is stopped and continued finds a successor and follows it', async (t) => {
   const cluster = await startCluster(t)
-  const workload = new Workload({ addresses: cluster.addresses, clients })
-  await workload.start()
+  const workload = await startWorkload(t, cluster)
   await sleep(writeMs)
   const leader = await cluster.leader()
   leader.signal('SIGSTOP')
@@ -77,8 +85,7 @@ test.serial('a leader that is stopped and continued finds a successor and follow
 
 test.serial('a follower that is killed and comes back is not noticed by the writers, and has everything', async (t) => {
   const cluster = await startCluster(t)
-  const workload = new Workload({ addresses: cluster.addresses, clients })
-  await workload.start()
+  const workload = await startWorkload(t, cluster)
   await sleep(writeMs)
   const leader = await cluster.leader()
   const follower = cluster.nodes.find((node) => node !== leader)!
@@ -94,8 +101,7 @@ test.serial('a follower that is killed and comes back is not noticed by the writ
 
 test.serial('a cluster that loses all its nodes at once comes back with every acknowledged row', async (t) => {
   const cluster = await startCluster(t)
-  const workload = new Workload({ addresses: cluster.addresses, clients })
-  await workload.start()
+  const workload = await startWorkload(t, cluster)
   await sleep(writeMs)
   const nodes = [...cluster.nodes]
   await Promise.all(nodes.map((node) => node.kill('SIGKILL')))
