@@ -188,9 +188,9 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
         pool_(threads_max) {}
   ~EngineCore() {
     Stop();
-    if (tell_loop_ == nullptr) return;
+    if (tell_loop_ == nullptr || environment_ended_) return;
     napi_remove_env_cleanup_hook(env, OnEnvironmentEnds, this);
-    if (!environment_ended_) napi_release_threadsafe_function(tell_loop_, napi_tsfn_abort);
+    napi_release_threadsafe_function(tell_loop_, napi_tsfn_abort);
   }
 
   // Loop thread. Starts `statement`, which has begun, on a worker; the promise gets the outcome's number.
@@ -267,8 +267,9 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
   }
 
   static void OnTold(napi_env env, napi_value, void* context, void*) {
+    if (env == nullptr) return;  // the environment ends: the context is gone already
     const std::shared_ptr<EngineCore> core = static_cast<std::weak_ptr<EngineCore>*>(context)->lock();
-    if (env != nullptr && core != nullptr && !core->stopped_) core->FinishCompleted();
+    if (core != nullptr && !core->stopped_) core->FinishCompleted();
   }
 
   void FinishCompleted() {
