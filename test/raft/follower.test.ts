@@ -10,7 +10,6 @@ import {
   installSnapshot,
   logOf,
   members,
-  ofType,
   persist,
   receive,
   refused,
@@ -21,13 +20,13 @@ import {
   tick,
 } from './support.js'
 import type { Raft } from '../../lib/raft/raft.js'
+import type { Envelope } from '../../lib/raft/types.js'
 
 function results(raft: Raft) {
   const { messages, messagesAfterPersist } = take(raft)
-  return {
-    now: ofType(messages, 'appendEntriesResult').map(({ to, ...message }) => message),
-    afterPersist: ofType(messagesAfterPersist, 'appendEntriesResult').map(({ to, ...message }) => message),
-  }
+  const resultsIn = (envelopes: readonly Envelope[]) =>
+    envelopes.map(({ message }) => message).filter(({ type }) => type === 'appendEntriesResult')
+  return { now: resultsIn(messages), afterPersist: resultsIn(messagesAfterPersist) }
 }
 const features = 0
 
