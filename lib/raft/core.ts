@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import type { Campaign } from './candidate.js'
-import { ConfigurationHistory } from './configuration.js'
+import { ConfigurationHistory, isVoter } from './configuration.js'
 import type { Leadership } from './leader.js'
 import { Log } from './log.js'
 import type {
@@ -320,6 +320,16 @@ export class Core {
     if (configuration === this.configuration) return
     this.configuration = configuration
     this.leadership?.onConfiguration(this)
+  }
+
+  /**
+   * May this server ask for votes? A voter may. So may one that an uncommitted change demotes or removes: it may be the
+   * only one that can bring the change to those that have to commit it (dissertation §4.2.2).
+   */
+  get canCampaign(): boolean {
+    return (
+      isVoter(this.configuration, this.id) || isVoter(this.configurations.at(this.commitIndex).configuration, this.id)
+    )
   }
 
   // -------------------------------------------------------------------------------------------------- outbox
