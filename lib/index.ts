@@ -24,6 +24,7 @@ export type {
   Statement,
 } from './client/calls.js'
 export type { Member } from './client/discovery.js'
+export type { Dial } from './client/session.js'
 export type { Transaction, TransactionMode } from './client/transaction.js'
 export type { SqlValue } from './codec/tuple.js'
 export { DqliteError, errorKinds, type ErrorCode, type ErrorKind } from './errors.js'

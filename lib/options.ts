@@ -120,7 +120,7 @@ export const nodeOptions = {
     'Bytes waiting for a peer; beyond, messages are dropped and Raft sends them again.',
   ),
   logCacheBytesMax: number(
-    64 * MiB,
+    8 * MiB,
     'bytes',
     0,
     64 * GiB,

@@ -273,21 +273,26 @@ bool Statement::ReadsCommitted() const { return read_only_ && (kind_ & (kTransac
 bool Statement::PrefersWorker() {
   if (prefers_worker_ >= 0) return prefers_worker_ != 0;
   prefers_worker_ = (kind_ & (kRebuilds | kVacuum)) != 0;
-  if (prefers_worker_ == 0 && !read_only_ && (kind_ & (kTransaction | kAttach | kPragma)) == 0) {
-    // Each line of the plan of an INSERT … VALUES or of an UPDATE by key is a SEARCH, or there is none.
-    const std::string sql = std::string("EXPLAIN QUERY PLAN ") + sqlite3_sql(handle_);
+  if (prefers_worker_ != 0 || read_only_ || (kind_ & (kTransaction | kAttach | kPragma)) != 0) return prefers_worker_ != 0;
+  // Does any line that EXPLAIN answers, in this column, begin so?
+  const auto explains = [this](const char* explain, int column, std::initializer_list<const char*> beginnings) {
+    const std::string sql = std::string(explain) + sqlite3_sql(handle_);
     sqlite3_stmt* plan = nullptr;
+    bool found = false;
     if (sqlite3_prepare_v2(connection_->db_, sql.c_str(), -1, &plan, nullptr) == SQLITE_OK) {
-      while (prefers_worker_ == 0 && sqlite3_step(plan) == SQLITE_ROW) {
-        const char* detail = reinterpret_cast<const char*>(sqlite3_column_text(plan, 3));
-        if (detail == nullptr) continue;
-        const bool constant = std::strncmp(detail, "SCAN CONSTANT", 13) == 0 || std::strstr(detail, "CONSTANT ROW") != nullptr;
-        if (!constant && (std::strncmp(detail, "SCAN", 4) == 0 || std::strncmp(detail, "USE TEMP B-TREE", 15) == 0))
-          prefers_worker_ = 1;
+      while (!found && sqlite3_step(plan) == SQLITE_ROW) {
+        const char* text = reinterpret_cast<const char*>(sqlite3_column_text(plan, column));
+        // The rows of a VALUES list are called scans too.
+        if (text == nullptr || std::strstr(text, "CONSTANT ROW") != nullptr || std::strstr(text, "VALUES CLAUSE") != nullptr)
+          continue;
+        for (const char* beginning : beginnings) found = found || std::strncmp(text, beginning, std::strlen(beginning)) == 0;
       }
     }
     sqlite3_finalize(plan);
-  }
+    return found;
+  };
+  // INSERT … SELECT between tables of one shape copies cells and has no plan.
+  prefers_worker_ = explains("EXPLAIN QUERY PLAN ", 3, {"SCAN", "USE TEMP B-TREE"}) || explains("EXPLAIN ", 1, {"RowCell"});
   return prefers_worker_ != 0;
 }
 

@@ -127,10 +127,10 @@ struct LogWriterState {
   Napi::Env env;
   std::unique_ptr<AdaptiveLogWriter> writer;
   int event_fd = -1;
-  Napi::FunctionReference on_done;
+  napi_ref on_done = nullptr;
   // Keeps the bytes of the write in flight from being collected.
   Napi::Reference<Napi::Value> bytes;
-  std::unique_ptr<Napi::AsyncContext> context;
+  napi_async_context context = nullptr;
   napi_async_cleanup_hook_handle hook = nullptr;
   bool is_closing = false;
 #if defined(DQLITE_HAVE_UV)
@@ -147,6 +147,8 @@ struct LogWriterState {
   explicit LogWriterState(Napi::Env e) : env(e) {}
 };
 
+// The plain C functions here: a worker thread that is being ended runs its loop once more while JavaScript may not run,
+// and then every one of them fails and nobody is left to be told.
 void DeliverResult(LogWriterState* state) {
   if (state->is_closing) return;
   int64_t result;
@@ -158,13 +160,16 @@ void DeliverResult(LogWriterState* state) {
 #else
   state->call_loop.Unref(state->env);
 #endif
-  const napi_value arguments[] = {Napi::Number::New(state->env, static_cast<double>(result))};
-  try {
-    state->on_done.MakeCallback(state->env.Global(), 1, arguments, *state->context);
-  } catch (const Napi::Error& error) {
-    // A callback that throws is a programming error: it must reach 'uncaughtException'.
-    napi_fatal_exception(state->env, error.Value());
-  }
+  napi_env env = state->env;
+  napi_value global, on_done, argument;
+  if (napi_get_global(env, &global) != napi_ok) return;
+  if (napi_get_reference_value(env, state->on_done, &on_done) != napi_ok) return;
+  if (napi_create_double(env, static_cast<double>(result), &argument) != napi_ok) return;
+  const napi_status status = napi_make_callback(env, state->context, global, on_done, 1, &argument, nullptr);
+  if (status != napi_pending_exception) return;
+  // A callback that throws is a programming error: it must reach 'uncaughtException'.
+  napi_value error;
+  if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
 }
 
 void FreeState(LogWriterState* state) {
@@ -179,8 +184,8 @@ void CloseState(LogWriterState* state) {
   state->writer->Drain();
   state->writer.reset();
   state->bytes.Reset();
-  state->on_done.Reset();
-  state->context.reset();
+  napi_delete_reference(state->env, state->on_done);
+  napi_async_destroy(state->env, state->context);
 #if defined(DQLITE_HAVE_UV)
   uv_poll_stop(&state->poll);
   state->poll.data = state;
@@ -239,8 +244,8 @@ class LogWriterBinding final : public Napi::ObjectWrap<LogWriterBinding> {
     state_ = new LogWriterState(env);
     state_->writer = std::move(writer);
     state_->event_fd = event_fd;
-    state_->on_done = Napi::Persistent(info[4].As<Napi::Function>());
-    state_->context = std::make_unique<Napi::AsyncContext>(env, "dqlite:log");
+    napi_create_reference(env, info[4], 1, &state_->on_done);
+    napi_async_init(env, nullptr, Napi::String::New(env, "dqlite:log"), &state_->context);
     Listen(env);
     // The environment waits for the hook's handle to be removed, so nothing of ours outlives it.
     napi_add_async_cleanup_hook(

@@ -138,7 +138,7 @@ std::unique_ptr<PageStore> MakeMemoryPageStore() { return std::make_unique<Memor
 
 PageRef PageTable::Get(uint32_t page_number) const {
   const uint32_t leaf = (page_number - 1) / kLeafPages;
-  if (page_number > highest_ || leaf >= leaves_.size() || leaves_[leaf] == nullptr) return kNoPage;
+  if (leaf >= leaves_.size() || leaves_[leaf] == nullptr) return kNoPage;
   return (*leaves_[leaf])[(page_number - 1) % kLeafPages];
 }
 
@@ -149,8 +149,23 @@ PageRef PageTable::Set(uint32_t page_number, PageRef ref) {
   PageRef& place = (*leaves_[leaf])[(page_number - 1) % kLeafPages];
   const PageRef before = place;
   place = ref;
-  if (page_number > highest_) highest_ = page_number;
   return before;
+}
+
+std::vector<PageRef> PageTable::CutAbove(uint32_t page_number) {
+  std::vector<PageRef> cut;
+  const uint32_t first_leaf = page_number / kLeafPages;
+  for (uint32_t leaf = first_leaf; leaf < leaves_.size(); leaf++) {
+    if (leaves_[leaf] == nullptr) continue;
+    for (uint32_t i = leaf == first_leaf ? page_number % kLeafPages : 0; i < kLeafPages; i++) {
+      PageRef& place = (*leaves_[leaf])[i];
+      if (place != kNoPage) cut.push_back(place);
+      place = kNoPage;
+    }
+  }
+  const size_t leaves = (static_cast<size_t>(page_number) + kLeafPages - 1) / kLeafPages;
+  if (leaves < leaves_.size()) leaves_.resize(leaves);
+  return cut;
 }
 
 // ------------------------------------------------------------------------------------------------- open files
@@ -544,10 +559,7 @@ bool Database::Checkpoint() {
   }
   if (frames_.capacity() > 16 * wal::kRegionFrames) frames_ = {};
   frames_.clear();
-  for (uint32_t page = spec_.pages + 1; page <= main_.highest(); page++) {
-    if (main_.Get(page) != kNoPage) store_->Free(main_.Set(page, kNoPage));
-  }
-  if (main_.highest() > spec_.pages) main_.Lower(spec_.pages);
+  for (const PageRef ref : main_.CutAbove(spec_.pages)) store_->Free(ref);
   main_pages_ = spec_.pages;
   IndexHeader header = spec_;
   header.max_frame = 0;

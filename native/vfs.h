@@ -53,13 +53,12 @@ class PageTable {
   PageRef Get(uint32_t page_number) const;
   // Returns what was there before.
   PageRef Set(uint32_t page_number, PageRef ref);
-  uint32_t highest() const { return highest_; }  // no page above it is set
-  void Lower(uint32_t highest) { highest_ = highest; }
+  // Forgets the pages above, and says which images they had.
+  std::vector<PageRef> CutAbove(uint32_t page_number);
 
  private:
   static constexpr uint32_t kLeafPages = 1024;
   std::vector<std::unique_ptr<std::array<PageRef, kLeafPages>>> leaves_;
-  uint32_t highest_ = 0;
 };
 
 struct File;  // an open main or WAL file, vfs.cc

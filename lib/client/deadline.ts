@@ -4,6 +4,7 @@
  * had already sent something says so instead.
  */
 import assert from 'node:assert/strict'
+import { getMaxListeners, setMaxListeners } from 'node:events'
 import { DqliteError } from '../errors.js'
 
 export interface DeadlineOptions {
@@ -13,6 +14,7 @@ export interface DeadlineOptions {
   readonly what: string
 }
 
+const signalListenersMax = 10_000
 const timeoutMsMax = 2 ** 31 - 1 // setTimeout fires at once beyond
 
 export class Deadline {
@@ -35,6 +37,8 @@ export class Deadline {
         this.#onAbort()
         break
       }
+      // One signal for many calls is no leak: Node's warning about ten listeners would be a false alarm.
+      if (getMaxListeners(signal) < signalListenersMax) setMaxListeners(signalListenersMax, signal)
       signal.addEventListener('abort', this.#onAbort)
     }
   }
@@ -164,7 +168,7 @@ export function knownNotSent(error: unknown): unknown {
   return error instanceof DqliteError ? nothingHappened(error) : error
 }
 
-/** 50, 100, 200 … 1000 ms, each with up to half of it taken off, so that clients do not come back in step. */
+/** Doubles up to a limit, with up to half of it taken off, so that clients do not come back in step. */
 export function backoffMs(attempt: number, { firstMs, maxMs }: { firstMs: number; maxMs: number }): number {
   const ms = Math.min(maxMs, firstMs * 2 ** Math.min(attempt, 20))
   return ms * (0.5 + Math.random() / 2)

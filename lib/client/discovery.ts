@@ -9,7 +9,6 @@
  *          ▲                                  │ nobody
  *          └────────── back off ◄─────────────┘      until the caller's deadline: NO_LEADER, with what each one said
  */
-import { setMaxListeners } from 'node:events'
 import { DqliteError } from '../errors.js'
 import type { Role, ServerId } from '../raft/types.js'
 import { Deadline, backoffMs } from './deadline.js'
@@ -31,7 +30,7 @@ export interface DiscoveryOptions {
 const probesMax = 10
 /** Members that are remembered beside the addresses the caller gave. */
 const membersMax = 1000
-const backoff = { firstMs: 50, maxMs: 1000 }
+const backoff = { firstMs: 50, maxMs: 500 }
 /** A round does not wait longer than this for servers that do not answer: they may still win in the next one. */
 const roundMs = 500
 
@@ -208,8 +207,6 @@ class Search {
 
   constructor(options: SearchOptions) {
     this.#options = options
-    // Every probe, every dial and the pause between rounds listen: more than Node thinks is no leak.
-    setMaxListeners(0, this.#controller.signal)
     this.found = new Promise((resolve, reject) => {
       this.#win = resolve
       this.#lose = reject

@@ -85,8 +85,8 @@ export class Transport {
   }
 
   /**
-   * Resolves when the last byte has been handed to the system. Messages sent meanwhile wait behind it: it is one
-   * stream. Rejects with NO_CONNECTION, CLOSED or what reading the content threw; the content is always ended.
+   * Resolves when the last byte has been handed to the system. Once the snapshot is on the stream, messages wait
+   * behind it. Rejects with NO_CONNECTION, CLOSED or what reading the content threw; the content is always ended.
    */
   sendSnapshot(envelope: Envelope, contentBytes: number, content: AsyncIterable<Uint8Array>): Promise<void> {
     const { to, address, message } = envelope
@@ -249,6 +249,7 @@ class Outbound {
   // ------------------------------------------------------------------------------------------------- messages
 
   queue(pieces: Uint8Array[]): void {
+    this.#noticeEnd()
     const bytes = byteLength(pieces)
     const queued = this.#waitingBytes + this.#socketBytes()
     if (queued > 0 && queued + bytes > this.#options.sendQueueBytesMax) {
@@ -364,9 +365,7 @@ class Outbound {
     socket.on('error', () => socket.destroy())
     socket.once('close', () => {
       if (this.#state !== state) return
-      const lasted = performance.now() - state.since
-      if (lasted > this.#options.reconnectMs) this.#backoffMs = backoffStartMs
-      this.#lost(new DqliteError('NO_CONNECTION', `the connection to ${this.address} was lost`))
+      this.#lost(this.#connectionLost())
     })
     // Node counts a write as activity while the system takes bytes of it: this fires when a peer has stopped reading.
     socket.setTimeout(this.#options.progressTimeoutMs, () => {
@@ -382,7 +381,19 @@ class Outbound {
     this.#snapshot?.start(socket)
   }
 
+  readonly #connectionLost = (): DqliteError =>
+    new DqliteError('NO_CONNECTION', `the connection to ${this.address} was lost`)
+
+  /** A destroyed socket says 'close' only later; what is sent until then must not go there. */
+  #noticeEnd(): void {
+    if (this.#state.name === 'connected' && this.#state.socket.destroyed) this.#lost(this.#connectionLost())
+  }
+
   #lost(error: DqliteError): void {
+    const state = this.#state
+    // A connection that lasted was a good one; one that ends at once is not made again at once.
+    if (state.name === 'connected' && performance.now() - state.since > this.#options.reconnectMs)
+      this.#backoffMs = backoffStartMs
     this.#options.onLost()
     this.#waiting = []
     this.#waitingBytes = 0
@@ -414,6 +425,7 @@ class Outbound {
     if (this.#snapshot !== undefined)
       throw new DqliteError('NO_CONNECTION', `a snapshot is already on its way to ${this.address}`)
     if (this.#state.name === 'closed') throw new DqliteError('CLOSED', `the stream to ${this.address} was closed`)
+    this.#noticeEnd()
     try {
       const socket = await new Promise<net.Socket>((resolve, reject) => {
         this.#snapshot = { start: resolve, fail: reject }

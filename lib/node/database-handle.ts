@@ -11,6 +11,7 @@ import { DqliteError } from '../errors.js'
 import { Lifecycle, type Moves } from '../lifecycle.js'
 import type { Index } from '../raft/types.js'
 import type { Lane } from './executor.js'
+import { StatementTable } from './statement-table.js'
 
 /** Where the answer of a request goes. Exactly one of `answer`, `failure`, `fail` ends a request. */
 export interface Responder {
@@ -70,11 +71,8 @@ export class DatabaseHandle {
   readonly lane: Lane
   readonly connection: Connection
 
-  /** Prepared statements by id; the lowest free id is taken next (§7.4). */
-  readonly #statements: (Statement | undefined)[] = []
-  #statementCount = 0
-  #lowestFreeId = 0
-  readonly #statementsMax: number
+  /** What PREPARE has left here; gone with the connection. */
+  readonly statements: StatementTable
 
   readonly #life = new Lifecycle<RunState>(moves, 'idle')
   #closing: Promise<void> | undefined
@@ -103,6 +101,7 @@ export class DatabaseHandle {
   #isBound = false
   #onWorker = false
   #interrupted = false
+  #batchSent = false
   /** Something of this request was appended: after a loss of leadership the outcome is unknown. */
   #appended = false
   /** Highest index whose effects the answer may show (C2.5); 0: the committed view. */
@@ -116,7 +115,7 @@ export class DatabaseHandle {
   constructor(lane: Lane, connection: Connection, statementsMax: number) {
     this.lane = lane
     this.connection = connection
-    this.#statementsMax = statementsMax
+    this.statements = new StatementTable(statementsMax)
   }
 
   get isClosed(): boolean {
@@ -125,33 +124,6 @@ export class DatabaseHandle {
 
   get isIdle(): boolean {
     return this.#life.is('idle')
-  }
-
-  // ------------------------------------------------------------------------------------------ prepared statements
-
-  statement(id: number): Statement | undefined {
-    return this.#statements[id]
-  }
-
-  /** False: no statement with that id. */
-  finalize(id: number): boolean {
-    const statement = this.#statements[id]
-    if (statement === undefined) return false
-    this.#statements[id] = undefined
-    this.#statementCount--
-    if (id < this.#lowestFreeId) this.#lowestFreeId = id
-    statement.finalize()
-    return true
-  }
-
-  #keep(statement: Statement): number {
-    const id = this.#lowestFreeId
-    this.#statements[id] = statement
-    this.#statementCount++
-    let free = id + 1
-    while (free < this.#statements.length && this.#statements[free] !== undefined) free++
-    this.#lowestFreeId = free
-    return id
   }
 
   // ------------------------------------------------------------------------------------------ requests
@@ -200,6 +172,7 @@ export class DatabaseHandle {
     this.#isBound = false
     this.#onWorker = false
     this.#interrupted = false
+    this.#batchSent = false
     this.#appended = false
     this.#dependsOn = 0
     this.#dependsOnBefore = 0
@@ -275,8 +248,7 @@ export class DatabaseHandle {
   #prepareForClient(): void {
     // The schema that SQLite looked at may be of the speculative view: the answer waits for it, also a failure.
     this.#dependsOn = this.lane.tip
-    if (this.#statementCount >= this.#statementsMax)
-      return this.#failure(18, `more than ${this.#statementsMax} prepared statements on this connection`)
+    if (this.statements.isFull) return this.#failure(18, 'too many prepared statements on this connection')
     const sql = this.#sql
     const { statement, tail } = this.connection.prepare(sql)
     if (statement === undefined) return this.#failure(0, 'empty statement')
@@ -284,7 +256,7 @@ export class DatabaseHandle {
       statement.finalize()
       return this.#failure(sqliteError, 'nonempty statement tail')
     }
-    const id = this.#keep(statement)
+    const id = this.statements.add(statement)
     this.#finish(
       encodeResponse.stmt({
         databaseId: 0,
@@ -454,10 +426,18 @@ export class DatabaseHandle {
     if (!this.#bind(statement)) return false
     if (this.#kind === 'query' || this.#kind === 'querySql') {
       this.#sliceEndMs = performance.now() + sliceMs
+      this.#onWorker = this.lane.usesWorkers && (statement.isVacuum || this.#isHeavyInTransaction(statement))
       this.#produce()
       return false
     }
+    if (this.lane.usesWorkers && (statement.isVacuum || this.#isHeavyInTransaction(statement)))
+      return this.#onExecuted({ kind: 'overBudget' })
     return this.#onExecuted(statement.execute())
+  }
+
+  /** It could not be interrupted and started again on a worker: SQLite would roll the client's transaction back. */
+  #isHeavyInTransaction(statement: Statement): boolean {
+    return this.#inTransaction && !statement.isReadOnly && statement.prefersWorker
   }
 
   #bind(statement: Statement): boolean {
@@ -488,7 +468,9 @@ export class DatabaseHandle {
     switch (outcome.kind) {
       case 'overBudget':
         this.#life.move('worker')
-        this.#working = this.#statement!.executeOnWorker().then(this.#onExecutedByWorker, this.#onWorkerFailed)
+        this.#working = this.#statement!.executeOnWorker()
+          .then(this.#onExecutedByWorker, this.#onWorkerFailed)
+          .catch(this.lane.onInternalError)
         return false
       case 'done': {
         const wasInTransaction = this.#inTransaction
@@ -555,15 +537,18 @@ export class DatabaseHandle {
       if (this.#onWorker) {
         this.#life.move('worker')
         const target = this.lane.takeWorkerRows()
-        this.#working = statement.rowsOnWorker(target).then(
-          (outcome) => {
-            this.#onRowsFromWorker(outcome, target)
-          },
-          (error: unknown) => {
-            this.lane.giveWorkerRows(target)
-            this.#onWorkerFailed(error)
-          },
-        )
+        this.#working = statement
+          .rowsOnWorker(target)
+          .then(
+            (outcome) => {
+              this.#onRowsFromWorker(outcome, target)
+            },
+            (error: unknown) => {
+              this.lane.giveWorkerRows(target)
+              this.#onWorkerFailed(error)
+            },
+          )
+          .catch(this.lane.onInternalError)
         return
       }
       if (!this.#onRows(statement.rows(this.lane.rows), this.lane.rows)) return
@@ -594,7 +579,12 @@ export class DatabaseHandle {
         this.#onWorker = true
         return true
       case 'part':
-        if (this.#interrupted) return !this.#stop()
+        if (this.#interrupted) {
+          this.#stop()
+          return false
+        }
+        // One batch was quick; how far it is to the next row nobody knows (architecture: the loop stays free).
+        if (this.lane.usesWorkers && this.#statement!.isReadOnly) this.#onWorker = true
         return this.#sendPart(target.take())
       case 'done':
         if (this.#afterStatement()) this.#finish(target.take())
@@ -609,6 +599,7 @@ export class DatabaseHandle {
   }
 
   #sendPart(message: Uint8Array): boolean {
+    this.#batchSent = true
     const replicator = this.lane.replicator
     if (this.#dependsOn > replicator.lastApplied) {
       this.#heldMessage = message
@@ -654,8 +645,8 @@ export class DatabaseHandle {
     this.#life.move('running')
     this.#sliceEndMs = performance.now() + sliceMs
     try {
-      if (this.#interrupted && this.#stop()) return
-      this.#produce()
+      if (this.#interrupted) this.#stop()
+      else this.#produce()
     } catch (error) {
       this.#onThrown(error)
     }
@@ -663,15 +654,12 @@ export class DatabaseHandle {
   }
 
   /**
-   * INTERRUPT between batches. A read stops here; a writing statement runs to its end with its rows discarded, since
-   * all of its changes were made at its first step (§9.7). True: stopped and answered.
+   * INTERRUPT between batches. A read stops here; a writing statement has made all of its changes at its first step, and
+   * keeps them (§9.7).
    */
-  #stop(): boolean {
-    const statement = this.#statement!
-    if (!statement.isReadOnly) return false
-    statement.reset()
+  #stop(): void {
+    this.#statement!.reset()
     if (this.#afterStatement()) this.#finish(noBytes)
-    return true
   }
 
   // ------------------------------------------------------------------------------------------ the end of a request
@@ -830,7 +818,8 @@ export class DatabaseHandle {
         // SQLite would roll the client's whole transaction back: let a write in it end by itself.
         if (this.#inTransaction && !this.#statement!.isReadOnly) return false
         this.#interrupted = true
-        this.connection.interrupt()
+        // A write that has yielded rows keeps its changes: it is only stopped after this batch.
+        if (!this.#batchSent || this.#statement!.isReadOnly) this.connection.interrupt()
         return true
     }
   }
@@ -872,9 +861,9 @@ export class DatabaseHandle {
 
   async #closeConnection(): Promise<void> {
     try {
-      this.#giveBack()
-      for (const statement of this.#statements) statement?.finalize()
-      this.#statements.length = 0
+      // Closing frees the statements and undoes what is half done, a statement that yields rows included.
+      this.#statement = undefined
+      this.statements.clear()
       await this.connection.close()
     } catch (error) {
       this.lane.onInternalError(error)

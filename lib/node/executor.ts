@@ -19,6 +19,8 @@ export interface ExecutorOptions {
   readonly engine: Engine
   readonly replicator: Replicator
   readonly limits: ExecutorLimits
+  /** False: every statement runs on the loop, however long it takes, so that a simulation replays. */
+  readonly usesWorkers?: boolean
   /** Told of failures that no client can be blamed for. */
   readonly onInternalError: (error: unknown) => void
 }
@@ -48,6 +50,7 @@ export class Lane {
   /** The batch that is being produced on the loop; copied out before anything else runs. */
   readonly rows: RowsBuffer
   readonly onInternalError: (error: unknown) => void
+  readonly usesWorkers: boolean
   readonly #executor: Executor
   readonly #limits: ExecutorLimits
 
@@ -77,6 +80,7 @@ export class Lane {
     this.replicator = options.replicator
     this.rows = rows
     this.onInternalError = options.onInternalError
+    this.usesWorkers = options.usesWorkers ?? true
     this.#limits = options.limits
     this.#checkpointAt = options.limits.checkpointFrames
     this.#framesEstimate = database.walFrames
@@ -363,9 +367,26 @@ export class Executor {
 
   /** Without connections a lane keeps nothing but its tip, which matters only while it is not applied. */
   onLaneIdle(lane: Lane): void {
-    if (lane.isVoid || lane.tip > this.#options.replicator.lastApplied) return
+    if (lane.isVoid || this.isStopping) return
+    const { replicator } = this.#options
+    if (lane.tip > replicator.lastApplied) {
+      replicator.hold(lane.tip, (error) => {
+        if (error === undefined) setImmediate(() => this.#forget(lane))
+      })
+      return
+    }
+    this.#forget(lane)
+  }
+
+  #forget(lane: Lane): void {
+    const { database } = lane
+    if (this.isStopping || lane.handles.size > 0 || this.#lanes.get(database.name) !== lane) return
     lane.stopTimer()
-    if (this.#lanes.get(lane.database.name) === lane) this.#lanes.delete(lane.database.name)
+    this.#lanes.delete(database.name)
+    // PRAGMA delete_database: it disappears with its last connection (client-protocol §10).
+    const { engine } = this.#options
+    if (database.isDeleted && database.speculative === 0 && engine.find(database.name) === database)
+      engine.drop(database.name)
   }
 
   takeWorkerRows(): RowsBuffer {

@@ -8,7 +8,7 @@
  */
 import type { Socket } from 'node:net'
 import { decodeRequest, encodeResponse, legacyProtocolVersion, type Request } from '../codec/client-protocol.js'
-import { MessageStream } from '../codec/message-stream.js'
+import { messageHeaderBytes, MessageStream } from '../codec/message-stream.js'
 import { DqliteError } from '../errors.js'
 import type { NodeLimits } from '../options.js'
 import type { ServerId } from '../raft/types.js'
@@ -145,7 +145,7 @@ class Gateway implements Client {
     try {
       const message = this.#stream.next()
       if (message === undefined) return undefined
-      this.#bufferedBytes -= 8 + message.body.length
+      this.#bufferedBytes -= messageHeaderBytes + message.body.length
       return { request: decodeRequest(message), body: message.body }
     } catch (error) {
       return { request: undefined, error }
@@ -231,6 +231,11 @@ class Gateway implements Client {
 
   answer(message: Uint8Array): void {
     if (this.#isClosed) return
+    if (!this.#isBusy) {
+      // One answer each: what fails after its answer is not for the client.
+      this.#options.onInternalError(new Error('a request was answered twice'))
+      return
+    }
     this.#out.push(message)
     this.#isBusy = false
     this.onGone = undefined

@@ -146,7 +146,7 @@ export class Handlers {
   #statement(client: Client, request: Extract<Request, { type: 'exec' | 'query' }>, body: Uint8Array): void {
     const handle = this.#leaderHandle(client, request.databaseId === 0)
     if (handle === undefined) return
-    const statement = handle.statement(request.statementId)
+    const statement = handle.statements.get(request.statementId)
     if (statement === undefined) client.failure(12, 'no statement with the given id')
     else if (request.type === 'exec') handle.exec(client, statement, body, request.params, request.schema)
     else handle.query(client, statement, body, request.params, request.schema)
@@ -162,8 +162,10 @@ export class Handlers {
   #finalize(client: Client, databaseId: number, statementId: number): void {
     const handle = this.#openHandle(client, databaseId === 0)
     if (handle === undefined) return
-    if (handle.finalize(statementId)) client.answer(encodeResponse.empty())
-    else client.failure(12, 'no statement with the given id')
+    const statement = handle.statements.remove(statementId)
+    if (statement === undefined) return client.failure(12, 'no statement with the given id')
+    statement.finalize()
+    client.answer(encodeResponse.empty())
   }
 
   #open(client: Client, name: string): void {

@@ -12,6 +12,7 @@ import { Listener } from '../network/listener.js'
 import { Transport } from '../network/transport.js'
 import { nodeLimits, snapshotStrategies, type NodeLimits, type SnapshotStrategy } from '../options.js'
 import type { Configuration, Server, ServerId } from '../raft/types.js'
+import type { Disk } from '../storage/disk.js'
 import { openDataDirectory, type OpenedDirectory } from '../storage/open.js'
 import { Executor } from './executor.js'
 import { Gateways } from './gateway.js'
@@ -27,7 +28,7 @@ export interface NodeOptions {
   readonly id: bigint | number
   /** What the cluster and its clients call this node, byte for byte: `host:port`. */
   readonly address: string
-  /** The data directory; it must exist. Locked while the node runs. */
+  /** The data directory, created if it is missing. Locked while the node runs. */
   readonly dir: string
   /** Where to listen, default `address`: `host:port`, a Unix socket's path, or `@name` (abstract). */
   readonly bind?: string
@@ -40,6 +41,8 @@ export interface NodeOptions {
   readonly limits?: Partial<Record<keyof NodeLimits, number>>
   /** How connections to peers are made; default: TCP or Unix sockets by address. */
   readonly dial?: Dial
+  /** How files are reached; default: the operating system. Tests break it. */
+  readonly disk?: Disk
   /** A sentence about something that went wrong and was dealt with. Default: nothing. */
   readonly onWarning?: (text: string) => void
   /** The node no longer takes part (its disk failed, or a database cannot be applied to). It still answers, until `stop()`. */
@@ -124,6 +127,7 @@ export class Node {
     try {
       directory = await openDataDirectory({
         dir: options.dir,
+        ...(options.disk !== undefined && { disk: options.disk }),
         autoRecovery: options.autoRecovery ?? true,
         logCacheBytesMax: limits.logCacheBytesMax,
         onWarning: warn,

@@ -191,7 +191,8 @@ export class RaftDriver implements Replicator {
     }
     let received: ReceivedSnapshot
     try {
-      received = await this.#options.directory.snapshots.receive(message.snapshot, contentBytes, content)
+      const alive = this.#whileArriving(from, address, message, content)
+      received = await this.#options.directory.snapshots.receive(message.snapshot, contentBytes, alive)
     } catch (error) {
       // The connection broke or the disk is full: the leader sends it again.
       this.#options.onWarning(
@@ -210,6 +211,28 @@ export class RaftDriver implements Replicator {
     if (this.#received === received) {
       this.#received = undefined
       await received.discard()
+    }
+  }
+
+  /**
+   * The leader's heartbeats queue behind the content on its one stream. Content that arrives says the same: without
+   * this we would campaign against a leader that is busy with us, and it would step down for want of our answers.
+   */
+  async *#whileArriving(
+    from: ServerId,
+    address: string,
+    { term }: InstallSnapshot,
+    content: AsyncIterable<Uint8Array>,
+  ): AsyncGenerator<Uint8Array> {
+    const heartbeat: Message = { type: 'appendEntries', term, prev: { index: 0, term: 0 }, commitIndex: 0, entries: [] }
+    let beatAtMs = 0
+    for await (const piece of content) {
+      const nowMs = performance.now()
+      if (nowMs - beatAtMs >= this.#options.limits.heartbeatMs) {
+        beatAtMs = nowMs
+        this.onMessage(from, address, heartbeat)
+      }
+      yield piece
     }
   }
 

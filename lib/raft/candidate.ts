@@ -13,6 +13,8 @@ export interface Campaign {
   /** Dissertation §9.6: first ask who would vote for us, and disturb nobody if too few would. */
   isPreVote: boolean
   readonly disruptLeader: boolean
+  /** Somebody answers without saying to which phase (raft-wire §2.2, the 16-byte form). */
+  hasUnmarked: boolean
   granted: Set<ServerId>
 }
 
@@ -31,14 +33,17 @@ export function campaign(core: Core, { isTransfer = false } = {}): void {
   core.state = 'candidate'
   core.leader = undefined
   core.resetElectionTimer()
-  core.campaign = { isPreVote: !isTransfer, disruptLeader: isTransfer, granted: new Set([core.id]) }
+  core.campaign = { isPreVote: !isTransfer, disruptLeader: isTransfer, hasUnmarked: false, granted: new Set([core.id]) }
   if (isTransfer) stand(core, core.campaign)
   requestVotes(core, core.campaign)
 }
 
-/** The real vote: a new term, our own vote in it (dissertation §3.4). */
+/**
+ * The real vote: a new term, our own vote in it (dissertation §3.4). Answers that do not say their phase are told apart
+ * by their term, which costs one: a late one to the pre-vote must not pass for a vote.
+ */
 function stand(core: Core, election: Campaign): void {
-  core.adoptTerm(core.term + 1)
+  core.adoptTerm(core.term + (election.hasUnmarked ? 2 : 1))
   core.vote(core.id)
   core.resetElectionTimer()
   election.isPreVote = false
@@ -95,7 +100,10 @@ export function tickCandidate(core: Core): void {
 export function handleRequestVoteResult(core: Core, from: Peer, message: RequestVoteResult): void {
   const election = core.campaign
   if (election === undefined || !isVoter(core.configuration, from.id)) return
-  if (message.preVote !== undefined && message.preVote !== election.isPreVote) return
+  if (message.preVote === undefined) {
+    if (election.isPreVote) election.hasUnmarked = true
+    else if (!election.hasUnmarked) return
+  } else if (message.preVote !== election.isPreVote) return
   const expected = election.isPreVote ? core.term + 1 : core.term
   if (message.term > expected) {
     becomeFollower(core, message.term)
@@ -106,7 +114,11 @@ export function handleRequestVoteResult(core: Core, from: Peer, message: Request
   if (isWon(core, election)) onWon(core, election)
 }
 
-/** raft-wire §6.3, "Receiving RequestVote": the order of the checks matters. */
+/**
+ * raft-wire §6.3, "Receiving RequestVote": the order of the checks matters. Where C refuses because it is no voter in its
+ * own configuration, we vote: the configuration that makes us one may not have reached us (dissertation §4.1: whatever
+ * the receiver's configuration says), and who does not take us for a voter does not count us.
+ */
 export function handleRequestVote(core: Core, from: Peer, message: RequestVote): void {
   const { preVote } = message
   // 1. Leader stickiness (dissertation §4.2.3): who has a leader does not help to depose it. Nor does one that may have
@@ -126,13 +138,13 @@ export function handleRequestVote(core: Core, from: Peer, message: RequestVote):
 function isGrantable(core: Core, from: Peer, { term, last, preVote }: RequestVote): boolean {
   // 3.
   if (core.installing !== undefined || term < core.term) return false
-  // 4.
-  if (!core.isVotingMember) return false
+  // 4. Every voter has a log. One without has lost its disk, and does not know whom it has voted for.
+  if (core.log.lastIndex === 0) return false
   if (!preVote && core.votedFor !== undefined && core.votedFor !== from.id) return false
   // 5. Dissertation §3.6.1: the candidate's log is at least as up-to-date. Ours counts with what the disk has yet to
   //    write.
   const { lastIndex, lastTerm } = core.log
-  return lastIndex === 0 || last.term > lastTerm || (last.term === lastTerm && last.index >= lastIndex)
+  return last.term > lastTerm || (last.term === lastTerm && last.index >= lastIndex)
 }
 
 function answer(core: Core, to: Peer, { term, preVote }: RequestVote, granted: boolean): void {

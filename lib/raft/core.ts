@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import type { Campaign } from './candidate.js'
-import { ConfigurationHistory, isVoter } from './configuration.js'
+import { ConfigurationHistory } from './configuration.js'
 import type { Leadership } from './leader.js'
 import { Log } from './log.js'
 import type {
@@ -281,6 +281,9 @@ export class Core {
     for (let lost = before + 1; lost <= this.lastPersisted; lost++)
       this.#unpersistedBytes += this.log.at(lost).byteLength
     this.#unpersistAfter(before)
+    // What was queued behind the failure is not going to be reported either.
+    const failed = this.#writes.findIndex((write) => write.last.index > before)
+    if (failed >= 0) this.#writes.length = failed
     if (this.owedAck !== undefined && this.owedAck.index > before) this.owedAck = undefined
     this.refreshConfiguration()
   }
@@ -317,16 +320,6 @@ export class Core {
     if (configuration === this.configuration) return
     this.configuration = configuration
     this.leadership?.onConfiguration(this)
-  }
-
-  /**
-   * May this server give its vote? One that an uncommitted change demotes still counts for those that have not seen the
-   * change (dissertation §4.2.2), and giving a vote that the candidate does not count harms nobody.
-   */
-  get isVotingMember(): boolean {
-    return (
-      isVoter(this.configuration, this.id) || isVoter(this.configurations.at(this.commitIndex).configuration, this.id)
-    )
   }
 
   // -------------------------------------------------------------------------------------------------- outbox

@@ -293,9 +293,12 @@ export function replicate(core: Core): void {
   const leadership = leadershipOf(core)
   if (!leadership.isSendDue) return
   leadership.isSendDue = false
-  // Another incarnation of a lone voter leads again in the same term (raft-wire §6.3): whatever leaves must survive a
-  // crash. This delays no commit, which needs the same disk.
-  const limit = isOnlyVoter(core.configuration, core.id) ? core.lastPersisted : core.log.lastIndex
+  // A lone voter that restarts leads again in the same term (raft-wire §6.3): what leaves must be what it will find.
+  // Alone by the newest configuration or by the one on disk. This delays hardly a commit: most need the same disk.
+  const isAlone =
+    isOnlyVoter(core.configuration, core.id) ||
+    isOnlyVoter(core.configurations.at(core.lastPersisted).configuration, core.id)
+  const limit = isAlone ? core.lastPersisted : core.log.lastIndex
   for (const { id, role } of core.configuration.servers) {
     if (id === core.id || (role === 'spare' && leadership.promotion?.id !== id)) continue
     replicateTo(core, leadership, leadership.others.get(id)!, limit)
@@ -574,11 +577,13 @@ export function change(core: Core, request: number, { ...wish }: ConfigurationCh
       return undefined
     case 'remove':
       if (server === undefined) return 'unknownId'
+      // Nobody could commit, nor ever change it back.
+      if (isOnlyVoter(configuration, wish.id)) return 'badTarget'
       appendConfiguration(core, leadership, request, withoutServer(configuration, wish.id))
       return undefined
     case 'assign':
       if (server === undefined) return 'unknownId'
-      if (server.role === wish.role) return 'badRole'
+      if (server.role === wish.role || isOnlyVoter(configuration, wish.id)) return 'badRole'
       assign(core, leadership, request, wish.id, wish.role)
       return undefined
   }
@@ -601,6 +606,8 @@ function appendConfiguration(core: Core, leadership: Leadership, request: number
   appendEntry(core, { type: 'configuration', configuration })
   // A smaller majority may have what it needs already, except for the new entry itself.
   advanceCommit(core, leadership)
+  // So may a round of reads have.
+  finishRound(core, leadership)
 }
 
 /** Its match has moved: has it caught up, or does another round begin? */
@@ -649,6 +656,10 @@ function tickTransfer(core: Core, leadership: Leadership): void {
   if (transfer === undefined || ++transfer.ticks < core.options.electionTimeoutTicks) return
   leadership.transfer = undefined
   core.outcomes.push({ request: transfer.request, result: 'timedOut' })
+  // A promotion that caught up meanwhile was not allowed to append.
+  const { promotion } = leadership
+  const promoted = promotion && leadership.others.get(promotion.id)
+  if (promotion !== undefined && promoted !== undefined) advancePromotion(core, leadership, promotion, promoted)
 }
 
 /** Prefers one that has been heard, then the one that has most. */

@@ -106,6 +106,8 @@ export class Progress {
     assert(nextIndex >= 1)
     this.nextIndex = nextIndex
     if (this.matchIndex >= nextIndex) this.matchIndex = nextIndex - 1
+    // What covered more was refused.
+    this.sentIndex = Math.min(this.sentIndex, nextIndex - 1)
     this.isProbing = false
   }
 

@@ -200,10 +200,7 @@ export class Raft {
     }
     if (hasSnapshot) installing.isHandedOut = true
     core.isVoteDirty = false
-    return {
-      ...(hasVote && { vote: { term: core.term, votedFor: core.votedFor } }),
-      ...(hasSnapshot && { snapshot: installing.snapshot }),
-      ...(truncateAfter !== undefined && { truncateAfter }),
+    const ready: { -readonly [Key in keyof Ready]: Ready[Key] } = {
       entries,
       messages,
       messagesAfterPersist,
@@ -211,6 +208,10 @@ export class Raft {
       reads,
       outcomes,
     }
+    if (hasVote) ready.vote = { term: core.term, votedFor: core.votedFor }
+    if (hasSnapshot) ready.snapshot = installing.snapshot
+    if (truncateAfter !== undefined) ready.truncateAfter = truncateAfter
+    return ready
   }
 
   get state(): RaftState {

@@ -88,7 +88,7 @@ export function systemError(result: number, call: string): NodeJS.ErrnoException
 
 /** Writes everything, however often the system writes less. */
 export async function writeAll(file: DiskFile, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
+  for (let done = 0; done < bytes.byteLength;) {
     const written = await file.write(bytes.subarray(done), position + done)
     if (written <= 0) throw systemError(osConstants.errno.ENOSPC, 'write')
     done += written

@@ -152,7 +152,7 @@ export class DiskLogStore implements LogStore {
     if (last > this.#writer.durable) await this.#writer.drain()
     const entries: Entry[] = []
     let bytes = 0
-    for (let index = first; index <= last; ) {
+    for (let index = first; index <= last;) {
       const segment = this.#segmentOf(index)
       const from = segment.place(index)
       if (entries.length > 0 && bytes + from.byteLength > bytesMax) break

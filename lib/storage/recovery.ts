@@ -243,7 +243,10 @@ class Recovery {
         throw corrupt(name, cause instanceof Error ? cause.message : 'not readable', cause)
       }
       if (metadataSlot(found.version) !== slot)
-        throw corrupt(name, `it holds version ${found.version}, which belongs to ${metadataFileName(slot === 1 ? 2 : 1)}`)
+        throw corrupt(
+          name,
+          `it holds version ${found.version}, which belongs to ${metadataFileName(slot === 1 ? 2 : 1)}`,
+        )
       slots.add(slot)
       if (found.version > metadata.version) metadata = found
     }
@@ -342,7 +345,10 @@ class Recovery {
     const first = run[0]?.first ?? snapshotIndex + 1
     if (first > snapshotIndex + 1)
       throw refused(
-        corrupt(run[0]!.name, `no file holds the entries from ${(files[from - 1]?.last ?? snapshotIndex) + 1} to ${first - 1}`),
+        corrupt(
+          run[0]!.name,
+          `no file holds the entries from ${(files[from - 1]?.last ?? snapshotIndex) + 1} to ${first - 1}`,
+        ),
         restoreAdvice(this.#dir),
       )
     return run
@@ -368,7 +374,10 @@ class Recovery {
       const scanned = scanSegment(bytes, name, next, crc32)
       const { segment, damage, goodBytes } = scanned
       if (damage?.kind === 'foreign')
-        throw refused(corrupt(name, `${damage.problem}, at byte ${damage.offset}`), this.#lossAdvice(name, segment.last + 1))
+        throw refused(
+          corrupt(name, `${damage.problem}, at byte ${damage.offset}`),
+          this.#lossAdvice(name, segment.last + 1),
+        )
       if (goodBytes === 0) {
         // The first block was never written, but a later one was; or the block is damaged. Kept, in case of the latter.
         if (bytes.byteLength >= 8 && formatOf(bytes) !== 0n)
@@ -404,7 +413,10 @@ class Recovery {
    * Whether the log goes on from the snapshot. A log that ends before it, or that holds another entry at its index, is
    * what an installation was interrupted from replacing (dissertation §5.3: then the whole log is discarded).
    */
-  #reconcile(log: { first: Index; next: Index; segments: Segment[]; stale: string[] }, snapshot?: StoredSnapshot): boolean {
+  #reconcile(
+    log: { first: Index; next: Index; segments: Segment[]; stale: string[] },
+    snapshot?: StoredSnapshot,
+  ): boolean {
     if (snapshot === undefined) return true
     const { index, term } = snapshot.name
     const termThere = this.#entries.termAt(index)
@@ -472,8 +484,7 @@ class Recovery {
   async #setAside(names: readonly string[]): Promise<void> {
     const prefix = `${corruptPrefix}${Date.now()}000000-`
     await this.#doing(`rename ${names.join(', ')}`, async () => {
-      for (const name of names)
-        await this.#disk.rename(path.join(this.#dir, name), path.join(this.#dir, prefix + name))
+      for (const name of names) await this.#disk.rename(path.join(this.#dir, name), path.join(this.#dir, prefix + name))
       await this.#disk.syncDirectory(this.#dir)
     })
   }

@@ -145,7 +145,7 @@ export class SegmentWriter {
   append(entries: readonly Entry[]): Promise<void> {
     if (this.#failed !== undefined) return Promise.reject(this.#failed)
     if (entries.length === 0) return this.drain()
-    for (let from = 0; from < entries.length; ) {
+    for (let from = 0; from < entries.length;) {
       const { to, bytes } = this.#cut(entries, from)
       this.#encode(entries, from, to, bytes)
       from = to
@@ -253,6 +253,7 @@ export class SegmentWriter {
 
   #push(open: OpenSegment, entry: Entry, place: Parameters<Segment['push']>[0]): void {
     assert.equal(entry.index, this.#next, 'entries are appended in order')
+    assert.equal(place.byteLength % 8, 0)
     open.segment.push(place)
     this.#next++
   }
@@ -471,7 +472,7 @@ export class SegmentWriter {
         })
       })
     for (const piece of [large.head, large.header, ...large.data]) {
-      for (let at = 0; at < piece.byteLength; ) {
+      for (let at = 0; at < piece.byteLength;) {
         const part = piece.subarray(at, at + slab.byteLength - used)
         slab.set(part, used)
         used += part.byteLength

@@ -199,7 +199,7 @@ export function cutSegment(
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const kept = new Segment(name, segment.first)
   let offset = segmentHeaderBytes
-  for (let index = segment.first; ; ) {
+  for (let index = segment.first; ;) {
     const batch = readBatchHeader(bytes, view, offset, crc32)
     assert(!('problem' in batch), `${segment.name} was good when it was loaded`)
     const entries = Math.min(batch.entries, last - index + 1)

@@ -45,11 +45,7 @@ export interface OpenedSnapshot {
 export interface SnapshotStore {
   readonly newest: SnapshotDescription | undefined
   /** A snapshot of our own. `content` yields exactly `contentBytes`. */
-  take(
-    description: SnapshotDescription,
-    contentBytes: number,
-    content: AsyncIterable<Uint8Array>,
-  ): Promise<void>
+  take(description: SnapshotDescription, contentBytes: number, content: AsyncIterable<Uint8Array>): Promise<void>
   openNewest(): Promise<OpenedSnapshot | undefined>
   /** A leader's snapshot, to a temporary file. Throws MALFORMED for content that cannot be one. */
   receive(
@@ -244,7 +240,7 @@ export async function* decodeContent(file: DiskFile, name: string): AsyncGenerat
   const source = Buffer.allocUnsafe(pieceBytes)
   const step = new Uint32Array(2)
   let reader: InstanceType<typeof storageAddon.SnapshotFrameReader> | undefined
-  for (let position = 0; ; ) {
+  for (let position = 0; ;) {
     let n: number
     try {
       n = await readFully(file, source, position)
@@ -252,7 +248,7 @@ export async function* decodeContent(file: DiskFile, name: string): AsyncGenerat
       throw diskFailed(`read ${name}`, cause)
     }
     position += n
-    for (let at = 0; at < n; ) {
+    for (let at = 0; at < n;) {
       const target = Buffer.allocUnsafe(pieceBytes)
       try {
         reader ??= new storageAddon.SnapshotFrameReader(source.subarray(0, Math.min(n, headBytes)))

@@ -375,16 +375,93 @@ test('a heavy read runs on a worker while others go on', async (t) => {
   t.deepEqual(typeof answer === 'string' ? answer : answer.rows, [[3_000_000]])
 })
 
-test('a heavy write runs on a worker with the turn taken', async (t) => {
+test('a query that is quick at first and slow later does not hold the loop', async (t) => {
+  const server = await startServer({}, { statementBudgetMs: 1 })
+  t.teardown(() => server.close())
+  await byHand(server)
+  const [heavy, other] = await clients(server, 2)
+  heavy!.requestQuery(`SELECT n FROM (${many}) WHERE n < 1000 OR n = 3000000`, 3_000_000)
+  t.is((await heavy!.raw())!.type, 7)
+  for (let i = 0; i < 20; i++) t.is(await other!.value('SELECT count(*) FROM a'), 0)
+  t.is(heavy!.peek(), undefined)
+  const rest = await heavy!.rows()
+  t.deepEqual(typeof rest === 'string' ? rest : rest.rows.at(-1), [3_000_000])
+})
+
+test('in a transaction a heavy write starts on a worker, and its transaction survives', async (t) => {
   const server = await startServer({}, { statementBudgetMs: 1 })
   t.teardown(() => server.close())
   await byHand(server)
   server.replicator.auto = true
+  const [heavy, reader] = await clients(server, 2)
+  await heavy!.exec('BEGIN; INSERT INTO a VALUES(-5)')
+  heavy!.requestExec(`INSERT INTO a ${many}`, 300_000)
+  t.is(await reader!.value('SELECT count(*) FROM a'), 0)
+  t.is(heavy!.peek(), undefined)
+  t.is(await heavy!.answer(), '300000/300000')
+  t.is(await heavy!.exec('COMMIT'), '300000/300000')
+  t.is(await reader!.value('SELECT count(*) FROM a'), 300_001)
+})
+
+test('a long text of statements gives others their turns', async (t) => {
+  const server = await startServer()
+  t.teardown(() => server.close())
+  await byHand(server)
+  server.replicator.auto = true
+  const [long, other] = await clients(server, 2)
+  const count = 5000
+  long!.requestExec('INSERT INTO a VALUES(NULL);'.repeat(count))
+  other!.requestExec('INSERT INTO a VALUES(1000000)')
+  t.is(await other!.answer(), '1000000/1')
+  t.is(long!.peek(), undefined)
+  t.regex(await long!.answer(), /\/1$/)
+  t.is(await other!.value('SELECT count(*) FROM a'), count + 1)
+})
+
+test('PRAGMA delete_database empties the database, and it is gone with its last connection', async (t) => {
+  const server = await startServer()
+  t.teardown(() => server.close())
+  await byHand(server)
+  server.replicator.auto = true
+  const [client, other] = await clients(server, 2)
+  t.is(
+    await client!.exec('PRAGMA delete_database'),
+    '1 PRAGMA delete_database must be run in a write transaction. Use BEGIN IMMEDIATE to start one.',
+  )
+  t.false((await client!.exec('BEGIN IMMEDIATE; PRAGMA delete_database; COMMIT')).includes(' '))
+  t.is(await other!.value('SELECT count(*) FROM sqlite_schema'), 0)
+  await client!.end()
+  await other!.end()
+  await until(() => server.engine.find('test') === undefined)
+  const again = await WireClient.open(server)
+  t.is(await again.exec('CREATE TABLE a(x)'), '0/0')
+})
+
+test('a transaction above the limit is refused with its text and leaves nothing behind', async (t) => {
+  const server = await startServer({}, { transactionBytesMax: 1024 * 1024 })
+  t.teardown(() => server.close())
+  await byHand(server)
+  server.replicator.auto = true
+  const [client] = await clients(server, 1)
+  await client!.exec('CREATE TABLE b(x)')
+  t.regex(await client!.exec('INSERT INTO b VALUES(zeroblob(2000000))'), /^18 /)
+  t.is(await client!.value('SELECT count(*) FROM b'), 0)
+  t.is(await client!.exec('INSERT INTO b VALUES(zeroblob(500000))'), '1/1')
+})
+
+test('a heavy write runs on a worker with the turn taken', async (t) => {
+  const server = await startServer({}, { statementBudgetMs: 1 })
+  t.teardown(() => server.close())
+  await byHand(server)
   const [heavy, writer, reader] = await clients(server, 3)
   heavy!.requestExec(`INSERT INTO a SELECT n + 1000000 FROM (${many})`, 400_000)
-  await settled()
-  writer!.requestExec('INSERT INTO a VALUES(1)')
   t.is(await reader!.value('SELECT count(*) FROM a'), 0)
+  writer!.requestExec('INSERT INTO a VALUES(1)')
+  await until(() => server.executor.writersQueued === 1)
+  t.is(await reader!.value('SELECT count(*) FROM a'), 0)
+  await until(() => server.replicator.holds === 2)
+  t.is(await reader!.value('SELECT count(*) FROM a'), 0)
+  server.replicator.commit()
   t.is(await heavy!.answer(), '1400000/400000')
   t.is(await writer!.answer(), '1/1')
   t.is(await reader!.value('SELECT count(*) FROM a'), 400_001)
@@ -462,11 +539,14 @@ test('a transfer that begins while a worker writes voids the chain; if it fails 
   const [first, worker, bystander] = await clients(server, 3)
   first!.requestExec('INSERT INTO a VALUES(-1)')
   await until(() => server.replicator.holds === 1)
-  worker!.requestExec(`INSERT INTO a ${many}`, 300_000)
-  await settled()
+  worker!.requestExec(`INSERT INTO a ${many}`, 600_000)
+  await until(() => server.engine.find('test')!.connections === 3)
+  bystander!.requestExec('INSERT INTO a VALUES(-2)')
+  await until(() => server.executor.writersQueued === 1)
   server.replicator.isLeader = false
   server.replicator.isTransferring = true
   t.is(await worker!.answer(), notLeader)
+  t.is(await bystander!.answer(), notLeader)
   t.is(await bystander!.exec('SELECT 1'), notLeader)
   server.replicator.isTransferring = false
   server.replicator.isLeader = true

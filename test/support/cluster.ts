@@ -4,11 +4,13 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { connect } from '../../lib/client/client.js'
+import { dial } from '../../lib/network/dial.js'
 
 export interface TestNode {
   readonly id: bigint
@@ -44,6 +46,30 @@ async function startCluster(size: number, start: StartNode): Promise<TestCluster
   return { nodes, addresses: nodes.map((node) => node.address), stop }
 }
 
+// ---------------------------------------------------------------------------------------------------- our own
+
+/** Elections within a second: the nodes are on one machine. */
+const ownLatencyNs = 20_000_000
+
+/** In this process. `kill` is a `stop`: what a process that is killed leaves behind is tested elsewhere. */
+export function startOwnCluster(size: number): Promise<TestCluster> {
+  return startCluster(size, async (id, dir) => {
+    const address = await freeAddress()
+    await mkdir(dir, { recursive: true })
+    const { Node } = await import('../../lib/node/node.js') // the addon is loaded by those who need it
+    const node = await Node.start({ id, address, dir, networkLatencyNs: ownLatencyNs })
+    return { id: BigInt(id), address, kill: () => node.stop() }
+  })
+}
+
+async function freeAddress(): Promise<string> {
+  const listener = net.createServer()
+  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve))
+  const { port } = listener.address() as net.AddressInfo
+  await new Promise((resolve) => listener.close(resolve))
+  return `127.0.0.1:${port}`
+}
+
 // ---------------------------------------------------------------------------------------------------- C dqlite
 
 export const cNodeProgram = path.join(
@@ -56,7 +82,6 @@ export const hasCNode = (): boolean => existsSync(cNodeProgram)
 export function startCCluster(size: number, firstPort: number): Promise<TestCluster> {
   return startCluster(size, async (id, dir) => {
     const address = `127.0.0.1:${firstPort + id - 1}`
-    const { mkdir } = await import('node:fs/promises')
     await mkdir(dir, { recursive: true })
     const child = spawn(cNodeProgram, [String(id), address, dir], { stdio: 'ignore' })
     await listening(address, child)
@@ -65,7 +90,6 @@ export function startCCluster(size: number, firstPort: number): Promise<TestClus
 }
 
 async function listening(address: string, child: ChildProcess): Promise<void> {
-  const { dial } = await import('../../lib/network/dial.js')
   for (let tries = 0; tries < 100; tries++) {
     if (child.exitCode !== null) throw new Error(`the node at ${address} ended with ${child.exitCode}`)
     try {

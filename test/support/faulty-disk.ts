@@ -10,7 +10,14 @@
  */
 import assert from 'node:assert/strict'
 import path from 'node:path'
-import { type AppendWriter, type Disk, type DiskFile, type DiskLock, blockBytes, systemError } from '../../lib/storage/disk.js'
+import {
+  type AppendWriter,
+  type Disk,
+  type DiskFile,
+  type DiskLock,
+  blockBytes,
+  systemError,
+} from '../../lib/storage/disk.js'
 
 const sectorBytes = 512
 const EIO = 5
@@ -119,7 +126,7 @@ function applied(content: Buffer, { bytes, offset, size }: ContentChange): Buffe
 /** Whole sectors of the file are written or not. */
 function torn(content: Buffer, { bytes, offset }: ContentChange, random: () => number): Buffer {
   let result = content
-  for (let at = 0; at < bytes!.byteLength; ) {
+  for (let at = 0; at < bytes!.byteLength;) {
     const end = Math.min(bytes!.byteLength, at + sectorBytes - ((offset + at) % sectorBytes))
     const part = { bytes: bytes!.subarray(at, end), offset: offset + at, size: undefined, isDurable: true }
     if (random() < 0.5) result = applied(result, part)

@@ -150,7 +150,7 @@ export class LoopbackReplicator implements Replicator {
     for (const { release } of this.#holds.splice(0)) release(lost)
     for (const { reject } of this.#barriers.splice(0)) reject(lost)
     for (const resolve of this.#waiters.splice(0)) resolve()
-    await Promise.all(this.#listeners.map((listener) => listener()))
+    await Promise.all(this.#listeners.map(async (listener) => listener()))
     const databases = new Set(this.#pending.map(({ database }) => database))
     for (const database of databases) database.dropSpeculative()
     this.#pending = []

@@ -14,7 +14,7 @@ import {
 } from '../../lib/codec/client-protocol.js'
 import { MessageStream, type RawMessage } from '../../lib/codec/message-stream.js'
 import { decodeRows, encodeParameters, type SqlValue } from '../../lib/codec/tuple.js'
-import { Engine } from '../../lib/engine/database.js'
+import { Engine, type EngineOptions } from '../../lib/engine/database.js'
 import { Executor } from '../../lib/node/executor.js'
 import { Gateways, type HandedOverPeer } from '../../lib/node/gateway.js'
 import { Handlers } from '../../lib/node/handlers.js'
@@ -36,7 +36,7 @@ export interface TestServer {
 
 export async function startServer(
   limits: Partial<NodeLimits> = {},
-  engineOptions: { workerThreadsMax?: number; statementBudgetMs?: number } = {},
+  engineOptions: EngineOptions = {},
 ): Promise<TestServer> {
   const engine = Engine.create(engineOptions)
   const replicator = new LoopbackReplicator()
@@ -231,14 +231,9 @@ export class WireClient {
 }
 
 export function summary(response: Response): string {
-  switch (response.type) {
-    case 'failure':
-      return `${response.code} ${response.message}`
-    case 'result':
-      return `${response.lastInsertRowid.toString()}/${response.rowsAffected.toString()}`
-    default:
-      return response.type
-  }
+  if (response.type === 'failure') return `${response.code} ${response.message}`
+  if (response.type === 'result') return `${response.lastInsertRowid.toString()}/${response.rowsAffected.toString()}`
+  return response.type
 }
 
 export const fromHex = (text: string): Buffer => Buffer.from(text.replaceAll(/\s/g, ''), 'hex')
