@@ -88,7 +88,8 @@ export class BenchCluster {
 
   /** Of all three processes together. */
   async cpuSeconds(): Promise<number> {
-    const each = await Promise.all(this.#nodes.map((node) => (node.hasEnded ? 0 : cpuSeconds(node.pid))))
+    const living = this.#nodes.filter((node) => !node.hasEnded)
+    const each = await Promise.all(living.map((node) => cpuSeconds(node.pid)))
     return each.reduce((sum, seconds) => sum + seconds, 0)
   }
 

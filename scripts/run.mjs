@@ -1,6 +1,6 @@
 // What every npm script calls: installs and builds what is missing or stale, says so, then does the job.
 // Nothing is done twice: each step compares the newest input with its output.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -58,6 +58,13 @@ function build() {
   buildTypeScript()
 }
 
+// For a job that runs until it is told to end: signals reach it, and its end is ours.
+function handOver(file, ...more) {
+  const child = spawn(process.execPath, [at(file), ...more], { cwd: root, stdio: 'inherit' })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
+  child.on('close', (status) => process.exit(status ?? 1))
+}
+
 const [job, ...args] = process.argv.slice(2)
 const node = (file, ...more) => run(process.execPath, [at(file), ...more])
 switch (job) {
@@ -66,7 +73,7 @@ switch (job) {
     break
   case 'start':
     build()
-    node('dist/lib/cli/main.js', 'start', ...args)
+    handOver('dist/lib/cli/main.js', 'start', ...args)
     break
   case 'test':
     build()

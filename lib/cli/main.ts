@@ -65,16 +65,12 @@ program
   .requiredOption('--addresses <list>', 'addresses of some members, separated by commas')
   .action(async (flags: ClusterFlags) => (await import('./sql.js')).members(flags))
 
-/** One line: what went wrong, and below it what caused it. */
+/** One line: what went wrong, and after it what caused it. */
 function oneLine(error: unknown): string {
   const parts: string[] = []
-  for (
-    let cause = error;
-    cause !== undefined && parts.length < 5;
-    cause = cause instanceof Error ? cause.cause : undefined
-  )
-    parts.push(cause instanceof Error ? cause.message : String(cause))
-  return parts.join(': ').replaceAll(/\s*\n\s*/g, ' ')
+  let cause = error
+  for (; cause instanceof Error && parts.length < 5; cause = cause.cause) parts.push(cause.message)
+  return (parts.join(': ') || 'no reason was given').replaceAll(/\s*\n\s*/g, ' ')
 }
 
 try {

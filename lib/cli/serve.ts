@@ -96,11 +96,12 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
 
 /**
  * Resolves when the operator or the parent wants the process to end. A terminal is not read: it belongs to whoever is
- * in the foreground, and says good-bye with SIGHUP.
+ * in the foreground, and says good-bye with SIGHUP. Signals often come twice (from the terminal, and from npm): the first
+ * counts.
  */
 export function whenAskedToEnd({ stdin }: { readonly stdin: boolean }): Promise<undefined> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => resolve(undefined))
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => resolve(undefined))
     if (!stdin || process.stdin.isTTY) return
     for (const event of ['end', 'close', 'error'] as const) process.stdin.once(event, () => resolve(undefined))
     process.stdin.resume()

@@ -4,6 +4,7 @@
  */
 import Table from 'cli-table3'
 import { Client } from '../client/client.js'
+import type { SqlValue } from '../codec/tuple.js'
 
 export interface ClusterFlags {
   readonly addresses: string
@@ -14,7 +15,7 @@ export interface SqlFlags extends ClusterFlags {
 
 const style = { head: [], border: [], compact: true }
 
-function text(value: unknown): string {
+function text(value: SqlValue): string {
   if (value === null) return 'NULL'
   if (value instanceof Uint8Array) return `x'${Buffer.from(value).toString('hex')}'`
   if (value instanceof Date) return value.toISOString()
