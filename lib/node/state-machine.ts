@@ -62,6 +62,11 @@ export class StateMachine {
     if (name === undefined) return
     const database = this.#engine.database(name)
     database.apply(entry.data)
+    // A deleted database is forgotten with its last connection (raft-wire §5.2); here there is none.
+    if (database.isDeleted && database.connections === 0) {
+      this.#engine.drop(name)
+      return
+    }
     if (database.walFrames >= this.#checkpointFrames) database.checkpoint()
   }
 
