@@ -250,7 +250,8 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
     napi_value name = nullptr;
     napi_create_string_utf8(env, "dqlite worker", NAPI_AUTO_LENGTH, &name);
     auto* context = new std::weak_ptr<EngineCore>(shared_from_this());
-    napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, context, DeleteContext, context, OnTold, &tell_loop_);
+    napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, context, DeleteContext, context, OnTold,
+                                    &tell_loop_);
     napi_unref_threadsafe_function(env, tell_loop_);
     // Hooks run last in, first out: ours comes before the thread-safe function's, when it can still be called.
     napi_add_env_cleanup_hook(env, OnEnvironmentEnds, this);
@@ -360,7 +361,9 @@ napi_value EngineDatabase(const Call& call) {
 }
 
 // drop(name) → false: connections are open
-napi_value EngineDrop(const Call& call) { return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Text(0))); }
+napi_value EngineDrop(const Call& call) {
+  return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Text(0)));
+}
 
 napi_value EngineInterrupt(const Call& call) {
   call.Self<EngineObject>()->core->InterruptAll();
@@ -485,7 +488,9 @@ napi_value ConnectionPrepare(const Call& call) {
   return NewObject(call.env, object->core->environment->statement, std::move(result));
 }
 
-napi_value ConnectionTail(const Call& call) { return call.FromNumber(static_cast<double>(call.Self<ConnectionObject>()->tail)); }
+napi_value ConnectionTail(const Call& call) {
+  return call.FromNumber(static_cast<double>(call.Self<ConnectionObject>()->tail));
+}
 napi_value ConnectionInTransaction(const Call& call) { return call.FromBool(ConnectionOf(call)->in_transaction()); }
 napi_value ConnectionIsWriting(const Call& call) { return call.FromBool(ConnectionOf(call)->is_writing()); }
 napi_value ConnectionIsBusy(const Call& call) { return call.FromBool(ConnectionOf(call)->is_busy()); }
