@@ -59,6 +59,12 @@ class Wrapper implements RaftCore {
   get isTransferring() {
     return this.inner.isTransferring
   }
+  get installingSnapshot() {
+    return this.inner.installingSnapshot
+  }
+  get cachedBytes() {
+    return this.inner.cachedBytes
+  }
   get hasCommittedInTerm() {
     return this.inner.hasCommittedInTerm
   }
