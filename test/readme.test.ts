@@ -5,7 +5,7 @@
 import test from 'ava'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { freePorts } from '../lib/cli/node-process.js'
@@ -32,6 +32,29 @@ test('its links to files of the project lead to files', (t) => {
       .map((target) => `${page}: ${target}`)
   })
   t.deepEqual(broken, [])
+})
+
+test('every section that the code cites is in docs/formats.md', (t) => {
+  const formats = readFileSync(path.join(projectRoot, 'docs', 'formats.md'), 'utf8')
+  const missing = new Set<string>()
+  let citations = 0
+  for (const room of ['lib', 'native'])
+    for (const file of readdirSync(path.join(projectRoot, room), { recursive: true, encoding: 'utf8' })) {
+      if (file.startsWith('vendor') || !/\.(ts|cc|h)$/.test(file)) continue
+      const text = readFileSync(path.join(projectRoot, room, file), 'utf8')
+      // One citation may name several sections of its format: `raft-wire §1.2–§1.4, §2`.
+      for (const [, name, sections] of text.matchAll(
+        /(client-protocol|raft-wire|disk-format) ((?:§[\d.]+(?:, |–| and )?)+)/g,
+      )) {
+        const chapter = formats.split(`\n## ${name!}\n`)[1]!.split('\n## ')[0]!
+        citations++
+        for (const [, section] of sections!.matchAll(/§(\d+(?:\.\d+)?)/g))
+          if (!new RegExp(`\\*\\*§${section!.replace('.', '\\.')}[ *]`).test(chapter))
+            missing.add(`${file}: ${name!} §${section!}`)
+      }
+    }
+  t.deepEqual([...missing], [])
+  t.true(citations > 20, `${citations} citations`)
 })
 
 test('the npm commands it names exist', (t) => {

@@ -38,7 +38,10 @@ program
     '--snapshot-strategy <strategy>',
     'static, or dynamic: keep entries only while they are smaller than the snapshot',
   )
-  .option('--auto-recovery <0|1>', 'set aside a damaged end of the log at start (1) or stop with an error (0)')
+  .option(
+    '--auto-recovery <0|1>',
+    'at start set aside a damaged file whose content something else here holds (1, the default), or refuse (0)',
+  )
   .option('--set <name=value>', 'set a limit, see the README; may be repeated', collect, [])
   .action(async (flags: ServeFlags) => (await import('./serve.js')).serve(flags))
 
