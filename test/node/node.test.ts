@@ -135,8 +135,8 @@ test('writers go on through a leadership transfer, and no acknowledged row is lo
 })
 
 test('a leader whose disk fails stops acknowledging, says so and steps down; the others go on', async (t) => {
-  let fault: Fault | undefined
-  const disk = new FaultyDisk({ seed: 1, fault: ({ kind }) => (kind === 'append' ? fault : undefined) })
+  const faults: { now: Fault | undefined } = { now: undefined }
+  const disk = new FaultyDisk({ seed: 1, fault: ({ kind }) => (kind === 'append' ? faults.now : undefined) })
   const failures: DqliteError[] = []
   const nodes = [
     await start(t, 1, { disk, dir: '/memory', onFailure: (error) => failures.push(error) }),
@@ -148,7 +148,7 @@ test('a leader whose disk fails stops acknowledging, says so and steps down; the
   await db.exec('CREATE TABLE t (a)')
   await db.exec('INSERT INTO t VALUES (1)')
   t.is(nodes[0]!.status.state, 'leader')
-  fault = 'EIO'
+  faults.now = 'EIO'
   // The followers' disks are a majority: the row may be acknowledged or not, but it must not be lost if it is.
   const outcome = await db.exec('INSERT INTO t VALUES (2)').then(
     () => 'acknowledged',
@@ -165,12 +165,12 @@ test('a leader whose disk fails stops acknowledging, says so and steps down; the
 })
 
 test('a lone node whose disk is full refuses to acknowledge', async (t) => {
-  let fault: Fault | undefined
-  const disk = new FaultyDisk({ seed: 1, fault: ({ kind }) => (kind === 'append' ? fault : undefined) })
+  const faults: { now: Fault | undefined } = { now: undefined }
+  const disk = new FaultyDisk({ seed: 1, fault: ({ kind }) => (kind === 'append' ? faults.now : undefined) })
   const node = await start(t, 1, { disk, dir: '/memory' })
   const db = await client(t, [node])
   await db.exec('CREATE TABLE t (a)')
-  fault = 'ENOSPC'
+  faults.now = 'ENOSPC'
   const error = await t.throwsAsync<DqliteError>(db.exec('INSERT INTO t VALUES (1)', [], { timeoutMs: 2000 }))
   t.is(error.outcome, 'unknown')
 })
