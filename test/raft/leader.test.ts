@@ -323,6 +323,29 @@ test('a C follower that answers with a stale tail is not believed before it has 
   t.is(raft.commitIndex, 5)
 })
 
+test('answers that were lost do not keep a C follower in doubt: a question with a number settles it (raft-wire §6.4)', (t) => {
+  const raft = probingStaleTail()
+  for (let times = 0; times < 50; times++) {
+    tick(raft, testOptions.heartbeatTicks)
+    settle(raft)
+    receive(raft, 3n, refused(2, 99, 1))
+  }
+  for (let times = 0; times < 4; times++) {
+    receive(raft, 2n, appended(2, 5, 0))
+    settle(raft)
+  }
+  t.is(raft.commitIndex, 1)
+  tick(raft, testOptions.heartbeatTicks)
+  const sent = ofType(settle(raft).messages, 'appendEntries').filter(({ to }) => to === 2n)
+  t.deepEqual(
+    sent.map(({ prev }) => prev.index > 1000),
+    [true, false],
+  )
+  receive(raft, 2n, refused(2, sent[0]!.prev.index, 5, 0))
+  receive(raft, 2n, appended(2, 5, 0))
+  t.is(raft.commitIndex, 5)
+})
+
 test('answers that were lost are made up for by heartbeats before a C follower is believed (raft-wire §6.4, safety remark)', (t) => {
   const raft = probingStaleTail()
   // The probe is repeated: its two answers look like two of the three that are needed.
@@ -334,7 +357,7 @@ test('answers that were lost are made up for by heartbeats before a C follower i
   }
   t.is(raft.commitIndex, 1, 'one of the four may be the second answer to the probe')
   tick(raft, testOptions.heartbeatTicks)
-  t.deepEqual(appendsTo(settle(raft).messages, 2n), [[5]])
+  t.deepEqual(appendsTo(settle(raft).messages, 2n).at(-1), [5])
   receive(raft, 2n, appended(2, 5, 0))
   t.is(raft.commitIndex, 5)
 })
@@ -475,6 +498,27 @@ test('an installed snapshot continues with the entries behind it (raft-wire §6.
   receive(raft, 2n, appended(2, 7))
   t.deepEqual(appendsTo(settle(raft).messages, 2n), [[7, 8]])
   t.deepEqual(stateOf(raft, 2n), ['replicate', 7, 9])
+})
+
+test('the success of a snapshot does not vouch for what a C follower has behind it (raft-wire §6.4, safety remark)', (t) => {
+  // Entries 1…5 are in the snapshot, 6 is of term 1, the barrier is 7. The follower holds 6…9 of another term.
+  const entries = [command(6, 1)]
+  const raft = server({ entries, snapshot: snapshotOf([5, 1]), appendEntriesMax: 1 })
+  elect(raft)
+  receive(raft, 2n, refused(2, 6, 0, 0))
+  t.deepEqual(
+    settle(raft).messages.map(({ message }) => message.type),
+    ['installSnapshot'],
+  )
+  receive(raft, 2n, appended(2, 5, 0))
+  t.deepEqual(appendsTo(settle(raft).messages, 2n), [
+    [5, 6],
+    [6, 7],
+  ])
+  receive(raft, 2n, appended(2, 9, 0))
+  t.is(raft.commitIndex, 5)
+  receive(raft, 2n, appended(2, 7, 0))
+  t.is(raft.commitIndex, 7)
 })
 
 test('a refused snapshot is tried again at a heartbeat, not at once (raft-wire §6.4)', (t) => {
