@@ -43,7 +43,8 @@ bool IsVacuum(const char* sql) {
       if (end == nullptr) return false;
       sql = end + 2;
     } else {
-      return sqlite3_strnicmp(sql, "VACUUM", 6) == 0 && !std::isalnum(static_cast<unsigned char>(sql[6])) && sql[6] != '_';
+      if (sqlite3_strnicmp(sql, "VACUUM", 6) != 0) return false;
+      return !std::isalnum(static_cast<unsigned char>(sql[6])) && sql[6] != '_';
     }
   }
 }
@@ -111,9 +112,10 @@ int Connection::Authorize(void* self, int action, const char* a, const char* b, 
     case SQLITE_PRAGMA:
       kind |= kPragma;
       if (OneOf(a, {"wal_checkpoint", "busy_timeout", "read_uncommitted", "locking_mode"})) return SQLITE_DENY;
-      if (b != nullptr && OneOf(a, {"journal_mode", "page_size", "wal_autocheckpoint", "synchronous"})) return SQLITE_DENY;
-      if (b != nullptr && !OneOf(a, {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
-                                     "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check"}))
+      if (b == nullptr) break;
+      if (OneOf(a, {"journal_mode", "page_size", "wal_autocheckpoint", "synchronous"})) return SQLITE_DENY;
+      if (!OneOf(a, {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
+                     "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check"}))
         kind |= kPragmaSets;
       break;
     case SQLITE_ATTACH:
@@ -273,7 +275,8 @@ bool Statement::ReadsCommitted() const { return read_only_ && (kind_ & (kTransac
 bool Statement::PrefersWorker() {
   if (prefers_worker_ >= 0) return prefers_worker_ != 0;
   prefers_worker_ = (kind_ & (kRebuilds | kVacuum)) != 0;
-  if (prefers_worker_ != 0 || read_only_ || (kind_ & (kTransaction | kAttach | kPragma)) != 0) return prefers_worker_ != 0;
+  const bool is_light = read_only_ || (kind_ & (kTransaction | kAttach | kPragma)) != 0;
+  if (prefers_worker_ != 0 || is_light) return prefers_worker_ != 0;
   // Does any line that EXPLAIN answers, in this column, begin so?
   const auto explains = [this](const char* explain, int column, std::initializer_list<const char*> beginnings) {
     const std::string sql = std::string(explain) + sqlite3_sql(handle_);
@@ -283,16 +286,19 @@ bool Statement::PrefersWorker() {
       while (!found && sqlite3_step(plan) == SQLITE_ROW) {
         const char* text = reinterpret_cast<const char*>(sqlite3_column_text(plan, column));
         // The rows of a VALUES list are called scans too.
-        if (text == nullptr || std::strstr(text, "CONSTANT ROW") != nullptr || std::strstr(text, "VALUES CLAUSE") != nullptr)
-          continue;
-        for (const char* beginning : beginnings) found = found || std::strncmp(text, beginning, std::strlen(beginning)) == 0;
+        if (text == nullptr || std::strstr(text, "CONSTANT ROW") != nullptr) continue;
+        if (std::strstr(text, "VALUES CLAUSE") != nullptr) continue;
+        for (const char* beginning : beginnings) {
+          if (std::strncmp(text, beginning, std::strlen(beginning)) == 0) found = true;
+        }
       }
     }
     sqlite3_finalize(plan);
     return found;
   };
   // INSERT … SELECT between tables of one shape copies cells and has no plan.
-  prefers_worker_ = explains("EXPLAIN QUERY PLAN ", 3, {"SCAN", "USE TEMP B-TREE"}) || explains("EXPLAIN ", 1, {"RowCell"});
+  prefers_worker_ =
+      explains("EXPLAIN QUERY PLAN ", 3, {"SCAN", "USE TEMP B-TREE"}) || explains("EXPLAIN ", 1, {"RowCell"});
   return prefers_worker_ != 0;
 }
 
@@ -336,7 +342,8 @@ bool Statement::Begin(Use use, bool on_worker) {
         if (rc == SQLITE_OK) {
           wal::IndexHeader published = connection->database()->Published();
           rc = sqlite3_snapshot_open(connection->db_, "main", reinterpret_cast<sqlite3_snapshot*>(&published));
-          if (rc != SQLITE_OK) connection->SetError(rc, std::string("cannot open the committed view: ") + sqlite3_errstr(rc));
+          if (rc != SQLITE_OK)
+            connection->SetError(rc, std::string("cannot open the committed view: ") + sqlite3_errstr(rc));
         }
       }
     } else if (!read_only_ && (kind_ & (kVacuum | kPragma | kTransaction | kAttach)) == 0) {
@@ -386,7 +393,8 @@ Outcome Statement::Run(bool on_worker, size_t batch_bytes) {
   const bool own_transaction = around_ == Around::kWrite || sqlite3_get_autocommit(connection->db_);
   connection->over_budget_ = false;
   connection->budget_started_ = false;
-  connection->budget_armed_ = !on_worker && !rows_left_ && (kind_ & kTransaction) == 0 && (read_only_ || own_transaction);
+  const bool may_be_undone = !rows_left_ && (kind_ & kTransaction) == 0 && (read_only_ || own_transaction);
+  connection->budget_armed_ = !on_worker && may_be_undone;
   const Outcome outcome = use_ == Use::kExecute ? RunExecute() : RunRows(batch_bytes);
   connection->budget_armed_ = false;
   return outcome;

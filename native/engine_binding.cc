@@ -188,9 +188,9 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
         pool_(threads_max) {}
   ~EngineCore() {
     Stop();
-    if (tell_loop_ == nullptr) return;
+    if (tell_loop_ == nullptr || environment_ended_) return;
     napi_remove_env_cleanup_hook(env, OnEnvironmentEnds, this);
-    if (!environment_ended_) napi_release_threadsafe_function(tell_loop_, napi_tsfn_abort);
+    napi_release_threadsafe_function(tell_loop_, napi_tsfn_abort);
   }
 
   // Loop thread. Starts `statement`, which has begun, on a worker; the promise gets the outcome's number.
@@ -250,7 +250,8 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
     napi_value name = nullptr;
     napi_create_string_utf8(env, "dqlite worker", NAPI_AUTO_LENGTH, &name);
     auto* context = new std::weak_ptr<EngineCore>(shared_from_this());
-    napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, context, DeleteContext, context, OnTold, &tell_loop_);
+    napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, context, DeleteContext, context, OnTold,
+                                    &tell_loop_);
     napi_unref_threadsafe_function(env, tell_loop_);
     // Hooks run last in, first out: ours comes before the thread-safe function's, when it can still be called.
     napi_add_env_cleanup_hook(env, OnEnvironmentEnds, this);
@@ -267,8 +268,9 @@ class EngineCore : public std::enable_shared_from_this<EngineCore> {
   }
 
   static void OnTold(napi_env env, napi_value, void* context, void*) {
+    if (env == nullptr) return;  // the environment ends: the context is gone already
     const std::shared_ptr<EngineCore> core = static_cast<std::weak_ptr<EngineCore>*>(context)->lock();
-    if (env != nullptr && core != nullptr && !core->stopped_) core->FinishCompleted();
+    if (core != nullptr && !core->stopped_) core->FinishCompleted();
   }
 
   void FinishCompleted() {
@@ -359,7 +361,9 @@ napi_value EngineDatabase(const Call& call) {
 }
 
 // drop(name) → false: connections are open
-napi_value EngineDrop(const Call& call) { return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Text(0))); }
+napi_value EngineDrop(const Call& call) {
+  return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Text(0)));
+}
 
 napi_value EngineInterrupt(const Call& call) {
   call.Self<EngineObject>()->core->InterruptAll();
@@ -484,7 +488,9 @@ napi_value ConnectionPrepare(const Call& call) {
   return NewObject(call.env, object->core->environment->statement, std::move(result));
 }
 
-napi_value ConnectionTail(const Call& call) { return call.FromNumber(static_cast<double>(call.Self<ConnectionObject>()->tail)); }
+napi_value ConnectionTail(const Call& call) {
+  return call.FromNumber(static_cast<double>(call.Self<ConnectionObject>()->tail));
+}
 napi_value ConnectionInTransaction(const Call& call) { return call.FromBool(ConnectionOf(call)->in_transaction()); }
 napi_value ConnectionIsWriting(const Call& call) { return call.FromBool(ConnectionOf(call)->is_writing()); }
 napi_value ConnectionIsBusy(const Call& call) { return call.FromBool(ConnectionOf(call)->is_busy()); }

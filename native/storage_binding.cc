@@ -12,7 +12,9 @@
 #include <cassert>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -62,17 +64,60 @@ Napi::Value Crc32Binding(const Napi::CallbackInfo& info) {
 
 constexpr size_t kBlockBytes = 4096;
 
-// alignedBuffer(bytes): Buffer of zeros that begins on a block; JavaScript owns it, the garbage collector frees it.
+// Memory that a log write may use. A block is freed when neither a JavaScript Buffer nor a write needs it any more: when
+// an environment ends, its Buffers are finalized before the cleanup hook of the log writer could wait for the write in
+// flight, and the disk would be given whatever the allocator puts there next. Any thread.
+class AlignedBlocks {
+ public:
+  uint8_t* Allocate(size_t bytes) {
+    uint8_t* data = static_cast<uint8_t*>(std::aligned_alloc(kBlockBytes, bytes));
+    if (data == nullptr) return nullptr;
+    memset(data, 0, bytes);
+    std::lock_guard lock(mutex_);
+    blocks_[data] = {bytes, 1};
+    return data;
+  }
+  // The block that holds `data`, with one more holder; nullptr if it is none of these.
+  uint8_t* Hold(uint8_t* data) {
+    std::lock_guard lock(mutex_);
+    auto next = blocks_.upper_bound(data);
+    if (next == blocks_.begin()) return nullptr;
+    auto& [start, block] = *--next;
+    if (data >= start + block.bytes) return nullptr;
+    block.holders++;
+    return start;
+  }
+  void Release(uint8_t* block) {
+    std::lock_guard lock(mutex_);
+    auto found = blocks_.find(block);
+    assert(found != blocks_.end());
+    if (--found->second.holders > 0) return;
+    blocks_.erase(found);
+    std::free(block);
+  }
+  // For every environment of the process, and never destroyed: environments may end after static objects.
+  static AlignedBlocks& Instance() {
+    static AlignedBlocks* blocks = new AlignedBlocks;
+    return *blocks;
+  }
+
+ private:
+  struct Block {
+    size_t bytes;
+    int holders;
+  };
+  std::mutex mutex_;
+  std::map<uint8_t*, Block> blocks_;
+};
+
+// alignedBuffer(bytes): Buffer of zeros that begins on a block. JavaScript owns it, and a write while it is in flight.
 Napi::Value AlignedBuffer(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(NumberOf(info.Env(), info[0]));
   assert(bytes > 0 && bytes % kBlockBytes == 0);
-  uint8_t* data = static_cast<uint8_t*>(std::aligned_alloc(kBlockBytes, bytes));
-  if (data == nullptr) {
-    Napi::Error::New(info.Env(), "out of memory").ThrowAsJavaScriptException();
-    return info.Env().Undefined();
-  }
-  memset(data, 0, bytes);
-  return Napi::Buffer<uint8_t>::New(info.Env(), data, bytes, [](Napi::Env, uint8_t* p) { std::free(p); });
+  uint8_t* data = AlignedBlocks::Instance().Allocate(bytes);
+  if (data == nullptr) throw Napi::Error::New(info.Env(), "out of memory");
+  return Napi::Buffer<uint8_t>::New(info.Env(), data, bytes,
+                                    [](Napi::Env, uint8_t* block) { AlignedBlocks::Instance().Release(block); });
 }
 
 // flock(fd): 0, or the errno. Exclusive, does not wait; closing the descriptor gives it up.
@@ -87,35 +132,44 @@ Napi::Value Flock(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), error);
 }
 
-// On libuv's thread pool: fallocate may take as long as the file system likes.
-class FallocateWorker final : public Napi::AsyncWorker {
- public:
-  FallocateWorker(Napi::Env env, int fd, off_t bytes)
-      : AsyncWorker(env, "dqlite:fallocate"), deferred_(env), fd_(fd), bytes_(bytes) {}
-  Napi::Promise promise() const { return deferred_.Promise(); }
-  void Execute() override {
-    while (fallocate(fd_, 0, 0, bytes_) != 0) {
-      error_ = errno;
-      if (error_ != EINTR) return;
-    }
-    error_ = 0;
-  }
-  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), error_)); }
-
- private:
-  const Napi::Promise::Deferred deferred_;
-  const int fd_;
-  const off_t bytes_;
-  int error_ = 0;
+// One fallocate on libuv's thread pool, as it may take as long as the file system likes. Created and freed on the loop;
+// in between the pool's thread has it alone.
+struct FallocateJob {
+  napi_async_work work;
+  napi_deferred deferred;
+  int fd;
+  off_t bytes;
+  int error;
 };
 
 // fallocate(fd, bytes): Promise of 0 or the errno; the caller keeps the descriptor open until then.
 Napi::Value Fallocate(const Napi::CallbackInfo& info) {
-  auto* worker = new FallocateWorker(info.Env(), static_cast<int>(NumberOf(info.Env(), info[0])),
-                                     static_cast<off_t>(NumberOf(info.Env(), info[1])));
-  const Napi::Promise promise = worker->promise();
-  worker->Queue();
-  return promise;
+  const Napi::Env env = info.Env();
+  auto* job = new FallocateJob{};
+  job->fd = static_cast<int>(NumberOf(env, info[0]));
+  job->bytes = static_cast<off_t>(NumberOf(env, info[1]));
+  napi_value promise;
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_async_work(
+      env, nullptr, Napi::String::New(env, "dqlite:fallocate"),
+      [](napi_env, void* data) {
+        auto* running = static_cast<FallocateJob*>(data);
+        do {
+          running->error = fallocate(running->fd, 0, 0, running->bytes) == 0 ? 0 : errno;
+        } while (running->error == EINTR);
+      },
+      [](napi_env done_env, napi_status, void* data) {
+        auto* done = static_cast<FallocateJob*>(data);
+        // Fails while a worker thread is being ended, as in DeliverResult.
+        napi_value error;
+        if (napi_create_int32(done_env, done->error, &error) == napi_ok)
+          napi_resolve_deferred(done_env, done->deferred, error);
+        napi_delete_async_work(done_env, done->work);
+        delete done;
+      },
+      job, &job->work);
+  napi_queue_async_work(env, job->work);
+  return Napi::Value(env, promise);
 }
 
 // ----------------------------------------------------------------------------------------------------- LogWriter
@@ -128,8 +182,8 @@ struct LogWriterState {
   std::unique_ptr<AdaptiveLogWriter> writer;
   int event_fd = -1;
   napi_ref on_done = nullptr;
-  // Keeps the bytes of the write in flight from being collected.
-  Napi::Reference<Napi::Value> bytes;
+  // Holds the memory of the write in flight.
+  uint8_t* block = nullptr;
   napi_async_context context = nullptr;
   napi_async_cleanup_hook_handle hook = nullptr;
   bool is_closing = false;
@@ -147,14 +201,19 @@ struct LogWriterState {
   explicit LogWriterState(Napi::Env e) : env(e) {}
 };
 
+void ReleaseBlock(LogWriterState* state) {
+  if (state->block != nullptr) AlignedBlocks::Instance().Release(state->block);
+  state->block = nullptr;
+}
+
 // The plain C functions here: a worker thread that is being ended runs its loop once more while JavaScript may not run,
 // and then every one of them fails and nobody is left to be told.
 void DeliverResult(LogWriterState* state) {
   if (state->is_closing) return;
   int64_t result;
   if (!state->writer->Reap(&result)) return;
+  ReleaseBlock(state);
   Napi::HandleScope scope(state->env);
-  state->bytes.Reset();
 #if defined(DQLITE_HAVE_UV)
   uv_unref(reinterpret_cast<uv_handle_t*>(&state->poll));
 #else
@@ -183,7 +242,7 @@ void CloseState(LogWriterState* state) {
   state->is_closing = true;
   state->writer->Drain();
   state->writer.reset();
-  state->bytes.Reset();
+  ReleaseBlock(state);
   napi_delete_reference(state->env, state->on_done);
   napi_async_destroy(state->env, state->context);
 #if defined(DQLITE_HAVE_UV)
@@ -208,7 +267,7 @@ void CloseState(LogWriterState* state) {
 //   .method: string
 //   .write(fd, bytes: Buffer, length, position): 0 or -errno; onDone comes once for each 0
 //   .close(): waits for the write in flight, whose onDone does not come any more
-// `bytes` is referenced until onDone; the caller does not change it until then.
+// `bytes` is (part of) an alignedBuffer; native holds its memory until onDone, and the caller does not change it.
 class LogWriterBinding final : public Napi::ObjectWrap<LogWriterBinding> {
  public:
   static Napi::Function Define(Napi::Env env) {
@@ -302,7 +361,8 @@ class LogWriterBinding final : public Napi::ObjectWrap<LogWriterBinding> {
     assert(write.bytes <= view.bytes);
     const int refused = state_->writer->Submit(write);
     if (refused == 0) {
-      state_->bytes = Napi::Reference<Napi::Value>::New(info[1], 1);
+      state_->block = AlignedBlocks::Instance().Hold(view.data);
+      assert(state_->block != nullptr);
 #if defined(DQLITE_HAVE_UV)
       uv_ref(reinterpret_cast<uv_handle_t*>(&state_->poll));
 #else

@@ -270,7 +270,8 @@ uint32_t Database::FindFrame(uint32_t page_number, uint32_t max_frame) const {
     uint32_t found = 0;
     for (uint32_t slot = wal::HashOf(page_number); region.hash[slot] != 0; slot = wal::NextHash(slot)) {
       const uint32_t frame = region.frames_before + region.hash[slot];
-      if (frame <= max_frame && frame > found && region.page_numbers[region.hash[slot] - 1] == page_number) found = frame;
+      const bool same = region.page_numbers[region.hash[slot] - 1] == page_number;
+      if (same && frame <= max_frame && frame > found) found = frame;
     }
     if (found != 0) return found;
   }
@@ -891,7 +892,9 @@ struct VfsMethods {
     return DatabaseOf(file)->WriteWal(static_cast<uint64_t>(offset), bytes, static_cast<const uint8_t*>(data));
   }
   // The WAL is only shortened for PRAGMA journal_size_limit, behind its last frame.
-  static int Truncate(sqlite3_file* file, sqlite3_int64) { return Cast(file)->is_wal ? SQLITE_OK : SQLITE_IOERR_TRUNCATE; }
+  static int Truncate(sqlite3_file* file, sqlite3_int64) {
+    return Cast(file)->is_wal ? SQLITE_OK : SQLITE_IOERR_TRUNCATE;
+  }
   static int Sync(sqlite3_file*, int) { return SQLITE_OK; }
   static int FileSize(sqlite3_file* file, sqlite3_int64* out) {
     *out = Cast(file)->is_wal ? DatabaseOf(file)->WalBytes() : DatabaseOf(file)->MainBytes();
@@ -1063,8 +1066,8 @@ bool Vfs::Drop(const std::string& name) {
 
 int Vfs::Connect(const Slot& slot, sqlite3** out) {
   connecting_ = &slot;
-  const int rc = sqlite3_open_v2(slot.name.c_str(), out, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
-                                 registered_name_.c_str());
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+  const int rc = sqlite3_open_v2(slot.name.c_str(), out, flags, registered_name_.c_str());
   connecting_ = nullptr;
   return rc;
 }

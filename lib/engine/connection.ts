@@ -34,6 +34,12 @@ const statementsCachedMax = 32
 const cachedSqlBytesMax = 64 * 1024
 const rowsBufferBytes = 64 * 1024
 
+/** One character per byte: cheap, and different bytes give different keys. */
+function textKey(sql: Uint8Array): string {
+  const bytes = sql instanceof Buffer ? sql : Buffer.from(sql.buffer, sql.byteOffset, sql.byteLength)
+  return bytes.toString('latin1')
+}
+
 /**
  * Where ROWS messages are made, one behind the other, and taken from: `take` gives the bytes away, so a message is
  * copied once and many share one allocation.
@@ -102,7 +108,7 @@ export class Connection {
   /** As `prepare`, for the whole text; `Statement.release` gives it back to the connection's cache. */
   prepareCached(sql: Uint8Array): Prepared {
     if (sql.byteLength > cachedSqlBytesMax) return this.prepare(sql)
-    const key = Buffer.prototype.latin1Slice.call(sql, 0, sql.byteLength)
+    const key = textKey(sql)
     const cached = this.#cache.get(key)
     if (cached === undefined) return this.#prepare(sql, 0, key)
     this.assertIdle()

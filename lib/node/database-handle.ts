@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict'
 import { encodeResponse, messageHeader, responseCodes } from '../codec/client-protocol.js'
-import type { Connection, Prepared, RowsBuffer, Statement, StepOutcome } from '../engine/connection.js'
+import type { Connection, RowsBuffer, Statement, StepOutcome } from '../engine/connection.js'
 
 import { DqliteError } from '../errors.js'
 import { Lifecycle, type Moves } from '../lifecycle.js'
@@ -66,6 +66,29 @@ const resultMessageBytes = resultHeader.length + resultBodyBytes
 const sliceMs = 4
 
 const sqliteError = 1
+
+/**
+ * Is there more than blanks, semicolons and comments? Looked at, not prepared: to prepare some PRAGMAs is to run them.
+ * A tail that does not even compile is one, too (§7.4).
+ */
+function hasStatementAfter(sql: Uint8Array, tail: number): boolean {
+  const [newline, slash, asterisk, dash] = [0x0a, 0x2f, 0x2a, 0x2d]
+  for (let at = tail; at < sql.length; at++) {
+    const byte = sql[at]!
+    if (byte === dash && sql[at + 1] === dash) {
+      at = sql.indexOf(newline, at)
+      if (at < 0) return false
+    } else if (byte === slash && sql[at + 1] === asterisk) {
+      at += 2
+      while (at < sql.length && !(sql[at] === asterisk && sql[at + 1] === slash)) at++
+      at++
+    } else if (!blanks.has(byte)) return true
+  }
+  return false
+}
+
+/** Tab, newline, form feed, carriage return, space, semicolon. */
+const blanks: ReadonlySet<number> = new Set([0x09, 0x0a, 0x0c, 0x0d, 0x20, 0x3b])
 
 export class DatabaseHandle {
   readonly lane: Lane
@@ -252,7 +275,7 @@ export class DatabaseHandle {
     const sql = this.#sql
     const { statement, tail } = this.connection.prepare(sql)
     if (statement === undefined) return this.#failure(0, 'empty statement')
-    if (this.#schema === 0 && this.#hasStatementAfter(tail)) {
+    if (this.#schema === 0 && hasStatementAfter(this.#sql, tail)) {
       statement.finalize()
       return this.#failure(sqliteError, 'nonempty statement tail')
     }
@@ -265,20 +288,6 @@ export class DatabaseHandle {
         tail: this.#schema === 1 ? tail : undefined,
       }),
     )
-  }
-
-  /** A tail that does not even compile counts as one. */
-  #hasStatementAfter(tail: number): boolean {
-    if (tail >= this.#sql.length) return false
-    let next: Prepared
-    try {
-      next = this.connection.prepare(this.#sql, tail)
-    } catch (error) {
-      if (error instanceof DqliteError && error.wire !== undefined) return true
-      throw error
-    }
-    next.statement?.finalize()
-    return next.statement !== undefined
   }
 
   /** EXEC_SQL: the next statement of the text, after the one before has run (it may have created what this one uses). */
@@ -322,7 +331,7 @@ export class DatabaseHandle {
     if (statement === undefined) return this.#failure(0, 'empty statement')
     this.#statement = statement
     this.#ownership = 'cached'
-    if (this.#hasStatementAfter(tail)) return this.#failure(sqliteError, 'nonempty statement tail')
+    if (hasStatementAfter(this.#sql, tail)) return this.#failure(sqliteError, 'nonempty statement tail')
     this.#dependsOn = 0
     this.#enter()
   }

@@ -62,6 +62,9 @@ export interface RaftStatus {
   readonly lastPersisted: Index
 }
 
+/** A snapshot costs what it is large; the log written since must be this many times as much. */
+const snapshotGrowth = 2
+
 interface Held {
   readonly index: Index
   readonly release: (error: DqliteError | undefined) => void
@@ -665,12 +668,12 @@ export class RaftDriver implements Replicator {
 
   /**
    * Raft-wire §6.6: after an apply, once enough entries were applied since the last one. But not before the log has
-   * grown by as much as the last snapshot was large: a large database under load would be written over and over.
+   * grown by twice what the last snapshot was large: a large database under load would be written over and over.
    */
   #maybeSnapshot(applied: Index): void {
     const { limits, stateMachine, directory } = this.#options
     if (applied - this.#snapshotIndex < limits.snapshotThreshold) return
-    if (this.#bytesSinceSnapshot < this.#snapshotBytes) return
+    if (this.#bytesSinceSnapshot < snapshotGrowth * this.#snapshotBytes) return
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
     assert(term !== undefined, 'a just applied entry is in the log')

@@ -11,7 +11,10 @@ import { DqliteError } from '../errors.js'
 import type { Entry, Index } from '../raft/types.js'
 import { WalImageReader } from './wal-image.js'
 
-/** A pinned state: `content()` may be read once, in pieces; `close()` releases the pins, also half-way. */
+/**
+ * A pinned state: `content()` may be read once, in pieces that are valid until the next one is asked for; `close()`
+ * releases the pins, also half-way.
+ */
 export interface StateImage {
   readonly contentBytes: number
   content(): AsyncGenerator<Uint8Array>
@@ -59,6 +62,11 @@ export class StateMachine {
     if (name === undefined) return
     const database = this.#engine.database(name)
     database.apply(entry.data)
+    // A deleted database is forgotten with its last connection (raft-wire §5.2); here there is none.
+    if (database.isDeleted && database.connections === 0) {
+      this.#engine.drop(name)
+      return
+    }
     if (database.walFrames >= this.#checkpointFrames) database.checkpoint()
   }
 
@@ -158,8 +166,8 @@ class RestoreTarget {
 }
 
 async function* pieces(image: DatabaseImage): AsyncGenerator<Uint8Array> {
+  const buffer = Buffer.allocUnsafeSlow(pieceBytes)
   for (;;) {
-    const buffer = Buffer.allocUnsafe(pieceBytes)
     const bytes = image.read(buffer)
     if (bytes === 0) return
     yield buffer.subarray(0, bytes)

@@ -29,7 +29,7 @@ export function isOwnLogPersisted(core: Core): boolean {
  */
 export function campaign(core: Core, { isTransfer = false } = {}): void {
   assert(core.state !== 'leader')
-  assert(isVoter(core.configuration, core.id))
+  assert(core.canCampaign)
   core.state = 'candidate'
   core.leader = undefined
   core.resetElectionTimer()
@@ -92,7 +92,7 @@ function onWon(core: Core, election: Campaign): void {
 export function tickCandidate(core: Core): void {
   core.electionElapsedTicks++
   if (core.electionElapsedTicks < core.electionTimeoutTicks) return
-  if (isVoter(core.configuration, core.id)) campaign(core)
+  if (core.canCampaign) campaign(core)
   else becomeFollower(core, core.term)
 }
 

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import type { Campaign } from './candidate.js'
-import { ConfigurationHistory } from './configuration.js'
+import { ConfigurationHistory, isVoter } from './configuration.js'
 import type { Leadership } from './leader.js'
 import { Log } from './log.js'
 import type {
@@ -277,6 +277,7 @@ export class Core {
   persistFailed(first: Index): void {
     const before = Math.max(first, this.log.firstIndex) - 1
     const keepTo = Math.max(before, this.commitIndex)
+    if (this.owedAck !== undefined && this.owedAck.index > before) this.owedAck = undefined
     if (keepTo < this.log.lastIndex) this.truncateAfter(keepTo)
     for (let lost = before + 1; lost <= this.lastPersisted; lost++)
       this.#unpersistedBytes += this.log.at(lost).byteLength
@@ -284,7 +285,6 @@ export class Core {
     // What was queued behind the failure is not going to be reported either.
     const failed = this.#writes.findIndex((write) => write.last.index > before)
     if (failed >= 0) this.#writes.length = failed
-    if (this.owedAck !== undefined && this.owedAck.index > before) this.owedAck = undefined
     this.refreshConfiguration()
   }
 
@@ -320,6 +320,16 @@ export class Core {
     if (configuration === this.configuration) return
     this.configuration = configuration
     this.leadership?.onConfiguration(this)
+  }
+
+  /**
+   * May this server ask for votes? A voter may. So may one that an uncommitted change demotes or removes: it may be the
+   * only one that can bring the change to those that have to commit it (dissertation §4.2.2).
+   */
+  get canCampaign(): boolean {
+    return (
+      isVoter(this.configuration, this.id) || isVoter(this.configurations.at(this.commitIndex).configuration, this.id)
+    )
   }
 
   // -------------------------------------------------------------------------------------------------- outbox

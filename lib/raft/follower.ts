@@ -25,7 +25,7 @@ export function becomeFollower(core: Core, term: Term): void {
 export function tickFollower(core: Core): void {
   core.electionElapsedTicks++
   if (core.electionElapsedTicks < core.electionTimeoutTicks) return
-  if (!isVoter(core.configuration, core.id)) {
+  if (!core.canCampaign) {
     // Non-voters wait (raft-wire §6.3), and stop naming a leader that has gone silent.
     core.leader = undefined
     core.resetElectionTimer()
@@ -40,7 +40,8 @@ export function tickFollower(core: Core): void {
 export function handleAppendEntries(core: Core, from: Peer, message: AppendEntries): void {
   const { prev, entries } = message
   if (message.term < core.term) {
-    rejectAppend(core, from, prev.index, core.log.lastIndex)
+    // Never 0, which is success: the sender may lead our term by now.
+    rejectAppend(core, from, Math.max(1, prev.index), core.log.lastIndex)
     return
   }
   if (!follow(core, from, message.term)) return

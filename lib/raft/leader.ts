@@ -328,16 +328,26 @@ function replicateTo(core: Core, leadership: Leadership, progress: Progress, lim
       } else if (!progress.isProbing || progress.isHeartbeatDue) {
         // What it does not answer need not carry entries again and again.
         const withEntries = progress.unansweredProbes === 0
-        sendAppend(core, leadership, progress, progress.nextIndex - 1, withEntries ? limit : progress.nextIndex - 1)
+        const { nextIndex } = progress
+        progress.probedIndex = sendAppend(
+          core,
+          leadership,
+          progress,
+          nextIndex - 1,
+          withEntries ? limit : nextIndex - 1,
+        )
         progress.unansweredProbes++
         progress.isProbing = true
       }
       break
     case 'replicate':
-      while (progress.nextIndex <= limit && progress.inflightCount < core.options.inflightAppendsMax)
+      while (progress.nextIndex <= limit && progress.hasRoom(core.options.inflightAppendsMax))
         progress.sent(sendAppend(core, leadership, progress, progress.nextIndex - 1, limit))
-      if (progress.isHeartbeatDue)
-        sendAppend(core, leadership, progress, progress.nextIndex - 1, progress.nextIndex - 1)
+      if (progress.isHeartbeatDue) {
+        const heartbeats = Math.max(1, Math.min(answersMissing(leadership, progress), heartbeatBurstMax))
+        for (let time = 0; time < heartbeats; time++)
+          sendAppend(core, leadership, progress, progress.nextIndex - 1, progress.nextIndex - 1)
+      }
       break
     case 'snapshot':
       if (progress.isHeartbeatDue) sendAppend(core, leadership, progress, limit, limit)
@@ -428,10 +438,13 @@ function onRejection(leadership: Leadership, progress: Progress, message: Append
       progress.isProbing = true
       return
     case 'replicate':
-      // Late news, unless it has lost what it once had: then the probe finds out.
-      if (rejected < progress.matchIndex) return
-      if (rejected === progress.matchIndex && lastLogIndex >= progress.matchIndex) return
+      // Late news, unless it has lost what it once had, or we believed too much: then the probe finds out.
+      if (isBelieved(leadership, progress)) {
+        if (rejected < progress.matchIndex) return
+        if (rejected === progress.matchIndex && lastLogIndex >= progress.matchIndex) return
+      }
       progress.becomeProbe()
+      progress.narrow()
       return
     case 'probe':
       if (rejected !== progress.nextIndex - 1) return
@@ -439,6 +452,26 @@ function onRejection(leadership: Leadership, progress: Progress, message: Append
       return
   }
 }
+
+/**
+ * A C member answers with all that it has stored, a stale tail included (raft-wire §6.4, safety remark). Our barrier cuts
+ * such a tail, so once it is known to hold the barrier its word is good. Before, it may be wrong, which can mislead only
+ * us: no entry below the barrier is committed by counting.
+ */
+function isBelieved(leadership: Leadership, progress: Progress): boolean {
+  return (progress.features & featureVoteSilence) !== 0 || progress.matchIndex >= leadership.termStartIndex
+}
+
+/**
+ * How many answers are missing until one of them must be to a message that said something of the barrier: more answers
+ * than messages that did not. Lost answers are made up for by more heartbeats.
+ */
+function answersMissing(leadership: Leadership, progress: Progress): number {
+  if (isBelieved(leadership, progress)) return 0
+  return progress.shortAppendsSent + 1 - progress.successesReceived
+}
+
+const heartbeatBurstMax = 16
 
 function onSuccess(
   core: Core,
@@ -448,30 +481,15 @@ function onSuccess(
 ): void {
   progress.successesReceived++
   let index = Math.min(lastLogIndex, progress.sentIndex)
-  const isExact = (progress.features & featureVoteSilence) !== 0
-  // A C member answers with all that it has stored, a stale tail included (raft-wire §6.4, safety remark). Our barrier
-  // cuts such a tail, so once it holds the barrier its word is good. Until then: only if it has answered more messages
-  // than we sent without the barrier must one of the answers be to a message that had it.
-  if (
-    !isExact &&
-    index >= leadership.termStartIndex &&
-    progress.matchIndex < leadership.termStartIndex &&
-    progress.successesReceived <= progress.shortAppendsSent
-  )
-    index = leadership.termStartIndex - 1
+  if (answersMissing(leadership, progress) > 0) index = Math.min(index, leadership.termStartIndex - 1)
 
   const isNews = index > progress.matchIndex
-  const isTrusted = isExact || index >= leadership.termStartIndex
   switch (progress.state) {
     case 'probe':
-      // An answer to something older than the probe says nothing about it.
-      if (index < progress.nextIndex - 1) {
-        if (isNews) progress.matchIndex = index
-        break
-      }
       progress.matched(index)
-      if (isTrusted) progress.becomeReplicate()
-      else progress.becomeProbe()
+      // Less is an answer to something older. Taking it for the probe's would begin a second conversation beside it.
+      if (index < progress.probedIndex) break
+      progress.becomeReplicate()
       leadership.isSendDue = true
       break
     case 'replicate':
@@ -481,8 +499,7 @@ function onSuccess(
     case 'snapshot':
       progress.matched(index)
       if (progress.matchIndex < progress.snapshotIndex) break
-      if (isTrusted) progress.becomeReplicate()
-      else progress.becomeProbe()
+      progress.becomeReplicate()
       leadership.isSendDue = true
       break
   }

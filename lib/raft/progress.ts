@@ -28,6 +28,8 @@ export class Progress {
   unansweredProbes = 0
   /** A probe is under way: the next one waits for the answer or for the heartbeat. */
   isProbing = false
+  /** What it covers: an answer that says less is not the answer to it. */
+  probedIndex: Index = 0
   ticksSinceSend = 0
   isHeartbeatDue = false
 
@@ -46,6 +48,7 @@ export class Progress {
   // Last indexes of the messages with entries under way, oldest first, from #firstInflight on.
   #inflight: Index[] = []
   #firstInflight = 0
+  #window = Infinity
 
   constructor(
     readonly id: ServerId,
@@ -55,13 +58,23 @@ export class Progress {
     this.nextIndex = nextIndex
   }
 
-  get inflightCount(): number {
-    return this.#inflight.length - this.#firstInflight
+  /** May another message with entries leave? At most `max` are under way, fewer after a refusal. */
+  hasRoom(max: number): boolean {
+    return this.#inflight.length - this.#firstInflight < Math.min(max, this.#window)
+  }
+
+  /**
+   * A message of the pipeline was refused, so those behind it will be. Their refusals are still to come, and must not
+   * each start a whole window again: begin with one message, and double with each that brings progress.
+   */
+  narrow(): void {
+    this.#window = 1
   }
 
   becomeProbe(): void {
     this.state = 'probe'
     this.nextIndex = this.matchIndex + 1
+    this.probedIndex = this.matchIndex
     this.isProbing = false
     this.#clearInflight()
   }
@@ -89,7 +102,10 @@ export class Progress {
 
   /** It holds everything up to `index`. */
   matched(index: Index): void {
-    if (index > this.matchIndex) this.matchIndex = index
+    if (index > this.matchIndex) {
+      this.matchIndex = index
+      this.#window *= 2
+    }
     if (index >= this.nextIndex) this.nextIndex = index + 1
     while (this.#firstInflight < this.#inflight.length && this.#inflight[this.#firstInflight]! <= index)
       this.#firstInflight++

@@ -2,6 +2,7 @@
  * The types of what storage/ uses of the addon (native/storage_binding.cc). Does not load it: lib/addon.ts does.
  */
 import { addon } from '../addon.js'
+import type { Crc32 } from '../codec/data-directory.js'
 
 /** One durable write in flight; see native/log_writer.h. */
 export interface NativeLogWriter {
@@ -47,4 +48,4 @@ export interface StorageAddon {
 }
 
 export const storageAddon = addon as StorageAddon
-export const { crc32 } = storageAddon
+export const crc32: Crc32 = (bytes, start, end, seed) => storageAddon.crc32(bytes, start, end, seed)

@@ -183,7 +183,7 @@ class NodeFile implements DiskFile {
     return (await call<fs.Stats>((done) => fs.fstat(this.fd, done))).size
   }
   truncate(bytes: number): Promise<void> {
-    return call<void>((done) => fs.ftruncate(this.fd, bytes, done as fs.NoParamCallback))
+    return call<void>((done) => fs.ftruncate(this.fd, bytes, done))
   }
   async allocate(bytes: number): Promise<boolean> {
     const error = await storageAddon.fallocate(this.fd, bytes)
@@ -192,15 +192,15 @@ class NodeFile implements DiskFile {
     return true
   }
   dataSync(): Promise<void> {
-    return call<void>((done) => fs.fdatasync(this.fd, done as fs.NoParamCallback))
+    return call<void>((done) => fs.fdatasync(this.fd, done))
   }
   sync(): Promise<void> {
-    return call<void>((done) => fs.fsync(this.fd, done as fs.NoParamCallback))
+    return call<void>((done) => fs.fsync(this.fd, done))
   }
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await call<void>((done) => fs.close(this.fd, done as fs.NoParamCallback))
+    await call<void>((done) => fs.close(this.fd, done))
   }
 }
 
@@ -283,11 +283,11 @@ export class NodeDisk implements Disk {
   }
 
   rename(from: string, to: string): Promise<void> {
-    return call<void>((done) => fs.rename(from, to, done as fs.NoParamCallback))
+    return call<void>((done) => fs.rename(from, to, done))
   }
 
   unlink(file: string): Promise<void> {
-    return call<void>((done) => fs.unlink(file, done as fs.NoParamCallback))
+    return call<void>((done) => fs.unlink(file, done))
   }
 
   async lock(file: string): Promise<DiskLock | undefined> {
@@ -326,7 +326,7 @@ export class NodeDisk implements Disk {
             flags,
           )
         } finally {
-          await call<void>((done) => fs.close(fd, done as fs.NoParamCallback))
+          await call<void>((done) => fs.close(fd, done))
         }
       } catch (error) {
         failure = error

@@ -185,7 +185,7 @@ export class SegmentWriter {
     if (this.#failed === undefined) await this.barrier().catch(() => undefined) // reported through onFailed
     if (this.#isBusy) await new Promise<void>((resolve) => (this.#onIdle = resolve))
     await this.#closing
-    await Promise.allSettled([...this.#openSegments].map((open) => open.file?.close()))
+    await Promise.allSettled([...this.#openSegments].map(async (open) => open.file?.close()))
     await this.#spares.close()
     await this.#options.device.close()
   }
@@ -422,7 +422,7 @@ export class SegmentWriter {
   }
 
   /** One write, continued where the disk took less than asked. */
-  #submit(write: PendingWrite, slab: Buffer, length: number, position: number, done: (cause?: unknown) => void): void {
+  #submit(write: PendingWrite, slab: Buffer, length: number, position: number, done: (cause?: Error) => void): void {
     this.#options.device.write(write.open.file!, slab, length, position, (result) => {
       if (result >= length) done()
       else if (result < 0) done(systemError(result, 'write'))
@@ -468,7 +468,7 @@ export class SegmentWriter {
         used = 0
         this.#submit(write, slab, length, from, (cause) => {
           if (cause === undefined) resolve()
-          else reject(cause as Error)
+          else reject(cause)
         })
       })
     for (const piece of [large.head, large.header, ...large.data]) {

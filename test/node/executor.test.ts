@@ -562,6 +562,123 @@ test('a transfer that begins while a worker writes voids the chain; if it fails 
   t.deepEqual(server.internalErrors, [])
 })
 
+test('whatever happens, what was acknowledged is there and what was refused is not', async (t) => {
+  let seed = Number(process.env.DQLITE_SEED ?? 8412)
+  t.log(`seed ${seed}`)
+  const random = (below: number): number => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+    return (seed >>> 8) % below
+  }
+  const server = await startServer({ checkpointFrames: 30, busyTimeoutMs: 20 }, { statementBudgetMs: 1 })
+  t.teardown(() => server.close())
+  await byHand(server)
+  server.replicator.pipelineEntriesMax = 6
+  const acknowledged = new Set<number>()
+  const refused = new Set<number>()
+  let nextId = 1
+  let running = true
+
+  /** One client: writes in several ways, reads, leaves in the middle, comes again. */
+  const clientLife = async (): Promise<void> => {
+    while (running) {
+      const client = await WireClient.connect(server)
+      try {
+        const opened = await client.ask({ type: 'open', name: 'test', flags: 0n, vfs: '' })
+        for (let i = 0; opened.type === 'db' && i < 30 && running; i++) {
+          const id = nextId++
+          const judge = (answer: string): void => {
+            if (/^-?\d+\/\d+$/.test(answer) || answer === 'rows') acknowledged.add(id)
+            else if (answer !== lost) refused.add(id)
+          }
+          switch (random(7)) {
+            case 0:
+            case 1:
+              judge(await client.exec('INSERT INTO a VALUES(?)', id))
+              break
+            case 2:
+              client.requestQuery('INSERT INTO a VALUES(?) RETURNING x', id)
+              judge(await client.answer())
+              break
+            case 3: {
+              const begun = await client.exec(random(2) === 0 ? 'BEGIN' : 'BEGIN IMMEDIATE')
+              if (begun.includes(' ')) break
+              const inserted = await client.exec('INSERT INTO a VALUES(?)', id)
+              const end = inserted.includes(' ') || random(4) === 0 ? 'ROLLBACK' : 'COMMIT'
+              if (end === 'ROLLBACK') refused.add(id)
+              const ended = await client.exec(end)
+              if (end === 'COMMIT') judge(ended)
+              // Refused, the transaction is still open: it ends with the connection.
+              if (ended.includes(' ')) throw new Error('leaves')
+              break
+            }
+            case 4:
+              client.requestQuery('SELECT x FROM a')
+              await client.rows()
+              break
+            case 5:
+              client.requestExec(`INSERT INTO a SELECT -n - ${id * 1_000_000} FROM (${many})`, 3000)
+              if (random(2) === 0) client.request({ type: 'interrupt' })
+              else if (random(4) === 0) throw new Error('leaves')
+              if ((await client.answer()) !== 'empty') throw new Error('out of step')
+              break
+            case 6:
+              client.requestExec('INSERT INTO a VALUES(?)', id)
+              throw new Error('leaves')
+          }
+        }
+      } catch {
+        // Left by this client, or answers are out of step after an INTERRUPT: start anew.
+      }
+      await client.end()
+    }
+  }
+  const lives = Array.from({ length: 6 }, clientLife)
+  for (let step = 0; step < 1200 || acknowledged.size < 150; step++) {
+    await new Promise((resolve) => setImmediate(resolve))
+    const { replicator } = server
+    const open = replicator.lastIndex - replicator.lastApplied
+    const dice = random(400)
+    if (dice === 0) {
+      await replicator.loseLeadership()
+      replicator.becomeLeader()
+    } else if (dice === 1) {
+      replicator.isLeader = false
+      replicator.isTransferring = true
+    } else if (dice < 40 && replicator.isTransferring) {
+      if (dice < 20) await replicator.loseLeadership()
+      replicator.isTransferring = false
+      replicator.becomeLeader()
+    } else if (open > 0) replicator.commit(replicator.lastApplied + 1 + random(open))
+    else replicator.commit()
+  }
+  running = false
+  server.replicator.isTransferring = false
+  server.replicator.becomeLeader()
+  server.replicator.auto = true
+  server.replicator.pipelineEntriesMax = 1000
+  const pump = setInterval(() => {
+    server.replicator.commit()
+  }, 1)
+  await Promise.all(lives)
+  await until(() => server.gateways.connections === 0 && server.engine.find('test')!.connections === 0)
+  clearInterval(pump)
+  await settled()
+  const client = await WireClient.open(server)
+  const present = new Set((await client.query('SELECT x FROM a WHERE x > 0')).rows.map(([x]) => x as number))
+  t.log(`${acknowledged.size} acknowledged, ${refused.size} refused, ${present.size} present`)
+  t.deepEqual(
+    [...acknowledged].filter((id) => !present.has(id)),
+    [],
+  )
+  t.deepEqual(
+    [...refused].filter((id) => present.has(id)),
+    [],
+  )
+  t.is(await client.value('PRAGMA integrity_check'), 'ok')
+  t.is(server.engine.find('test')!.speculative, 0)
+  t.deepEqual(server.internalErrors, [])
+})
+
 test('temporary tables are written without a log entry and queue like any writer', async (t) => {
   const server = await startServer()
   t.teardown(() => server.close())

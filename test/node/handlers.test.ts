@@ -248,7 +248,10 @@ test('QUERY: one statement of any kind, RETURNING included', async (t) => {
   t.deepEqual(await query('CREATE TABLE a(x INTEGER PRIMARY KEY)'), [])
   t.is(await query('SELECT 1; SELECT 2'), '1 nonempty statement tail')
   t.is(await query('SELECT 1; bogus'), '1 nonempty statement tail')
-  t.deepEqual(await query('SELECT 1; -- that is all'), [[1]])
+  for (const tail of [' -- that is all', '\n;;\t/* nor * here */ -- \n ;', ' /* never ends'])
+    t.deepEqual(await query(`SELECT 1;${tail}`), [[1]], tail)
+  for (const tail of [' -- that\n2', '/**/-', '/', "''"])
+    t.is(await query(`SELECT 1;${tail}`), '1 nonempty statement tail', tail)
   t.is(await query(' ; '), '0 empty statement')
   t.deepEqual(await query('INSERT INTO a VALUES(1), (2) RETURNING x, x + 1'), [
     [1, 2],
@@ -271,6 +274,18 @@ test('what a replicated database refuses is refused with 23', async (t) => {
     t.regex(await client.exec(sql), /^23 /, sql)
   t.is(await client.value('PRAGMA journal_mode'), 'wal')
   t.is(await client.value('PRAGMA foreign_keys'), 1)
+})
+
+test('a second statement that is refused has not been run', async (t) => {
+  const server = await startServer()
+  t.teardown(() => server.close())
+  const client = await WireClient.open(server)
+  await client.exec('CREATE TABLE a(x)')
+  await client.exec('BEGIN IMMEDIATE')
+  client.requestQuery('SELECT 1; PRAGMA delete_database')
+  t.is(await client.rows(), '1 nonempty statement tail')
+  await client.exec('COMMIT')
+  t.is(await client.value('SELECT count(*) FROM sqlite_schema'), 1)
 })
 
 test('VACUUM works and is replicated', async (t) => {

@@ -211,6 +211,20 @@ test('standbys, spares and servers without configuration never campaign (raft-wi
   }
 })
 
+test('a server that an uncommitted change demotes may have to lead once more, to bring the change about (dissertation §4.2.2)', (t) => {
+  // 1 has demoted itself and failed before 2, now the only voter, got the change: 2 cannot win against the longer log of 1.
+  const cluster = new Cluster(members('1', '2'))
+  cluster.elect()
+  const { disk } = cluster.get(1n)
+  disk.entries.push(configurationEntry(disk.entries.length + 1, disk.term, members('1s', '2')))
+  cluster.restart(1n)
+  cluster.restart(2n)
+  cluster.tick(3 * electionTimeoutTicks)
+  t.is(cluster.leader.id, 2n)
+  t.deepEqual(cluster.leader.committedConfiguration.configuration, members('1s', '2'))
+  t.is(cluster.raft(1n).state, 'follower')
+})
+
 test('a follower does not campaign while a write is under way, but does as soon as it has ended (raft-wire §6.3)', (t) => {
   const raft = server({ term: 2 })
   receive(raft, 2n, append(2, [1, 1], logOf(members('1'), 2).slice(1)))
@@ -249,6 +263,19 @@ test('a server left alone by a change of the running term leads in a new one: th
   t.deepEqual(taken.vote, { term: 6, votedFor: 1n })
   t.deepEqual(taken.messages, [])
   t.is(raft.commitIndex, 3)
+
+  // Term 1 is no exception: its leader is who bootstrapped the cluster, and that was another.
+  const second = server({
+    id: 2n,
+    entries: [
+      ...logOf(members('1')),
+      configurationEntry(2, 1, members('1', '2')),
+      configurationEntry(3, 1, members('2')),
+    ],
+  })
+  t.is(second.term, 2)
+  const first = server({ entries: [...logOf(members('1')), configurationEntry(2, 1, members('1', '2s'))] })
+  t.is(first.term, 1)
 
   const fromSnapshot = server({
     term: 5,

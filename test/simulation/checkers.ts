@@ -378,7 +378,7 @@ export class Checker {
   onPumped(server: ModelServer): void {
     const raft = server.raft!
     const name = `server ${server.id}`
-    if (!server.isInstalling) {
+    if (raft.installingSnapshot === undefined) {
       check(
         raft.lastIndex === server.mirrorLast,
         () => `${name}: lastIndex is ${raft.lastIndex}, what the disk was given ends at ${server.mirrorLast}`,

@@ -85,7 +85,7 @@ interface Host {
 }
 
 const serversMax = 9
-const tasksPerTickMax = 2000
+const tasksPerTickMax = 20_000
 
 class Cluster implements World {
   readonly checker: Checker
@@ -111,7 +111,7 @@ class Cluster implements World {
   constructor({ seed, swarm, trace, createRaft }: SimulateOptions) {
     const random = new Random(seed)
     const drawn = drawSwarm(random.fork())
-    this.#swarmDrawn = swarm === undefined ? drawn : swarm(drawn)
+    this.#swarmDrawn = likeTcp(swarm === undefined ? drawn : swarm(drawn))
     this.#swarm = this.#swarmDrawn
     this.#network = random.fork()
     this.#random = random
@@ -719,6 +719,12 @@ class Cluster implements World {
   }
 }
 
+/**
+ * C members are told apart by how they answer, and that needs what a connection gives: order, and nothing twice. Our own members
+ * are fine without.
+ */
+const likeTcp = (swarm: Swarm): Swarm => (swarm.cLike === 0 ? swarm : { ...swarm, isOrdered: true, duplication: 0 })
+
 /** Habits of C members on the wire (raft-wire §2.2, §2.4, §6.4). */
 function likeC({ server, isAnsweringSnapshot }: Host, message: Message): Message {
   if (message.type === 'requestVoteResult') {
@@ -728,7 +734,7 @@ function likeC({ server, isAnsweringSnapshot }: Host, message: Message): Message
     // Success names everything on the disk, a stale tail included.
     const lastLogIndex =
       message.rejected === 0 && !server.isInstalling && !isAnsweringSnapshot
-        ? Math.max(message.lastLogIndex, server.disk.lastIndex)
+        ? Math.max(message.lastLogIndex, server.raft?.lastPersisted ?? 0)
         : message.lastLogIndex
     return { ...message, lastLogIndex, features: 0 }
   }

@@ -59,11 +59,11 @@ test('a seed replays exactly', (t) => {
   t.not(record(7), record(8))
 })
 
-for (const [fault, createRaft] of Object.entries(brokenCores)) {
+for (const [fault, { createRaft, notices, swarm }] of Object.entries(brokenCores)) {
   test(`the checkers notice a core that ${fault}`, (t) => {
     for (let seed = 1; seed <= brokenSeedsMax; seed++) {
-      const failure = failureOf(() => simulate({ seed, createRaft }))
-      if (failure === undefined) continue
+      const failure = failureOf(() => simulate({ seed, createRaft, swarm: (drawn) => ({ ...drawn, ...swarm }) }))
+      if (failure === undefined || !notices.test(failure)) continue
       t.log(failure)
       t.pass()
       return

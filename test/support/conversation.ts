@@ -48,6 +48,8 @@ const messageWords: Record<string, Message['type']> = {
   timeoutNow: 'timeoutNow',
 }
 
+const voteMessages: Line = { words: ['vote', 'voteResult'], options: new Map() }
+
 interface Line {
   readonly words: readonly string[]
   readonly options: ReadonlyMap<string, string>
@@ -102,7 +104,11 @@ export class Conversation implements World {
   }
 
   create(id: ServerId): ModelServer {
-    const options: RaftOptions = { ...this.#options, id, random: () => this.#randoms.get(id) ?? 0 }
+    const options: RaftOptions = {
+      ...this.#options,
+      id,
+      random: () => this.#randoms.get(id) ?? Math.min(0.9, Number(id - 1n) / 10),
+    }
     const server = new ModelServer(id, `s${id}`, options, this, (...args) => new Raft(...args))
     this.#servers.set(id, server)
     return server
@@ -212,7 +218,7 @@ export class Conversation implements World {
     if (isQuiet) this.#output = output
   }
 
-  /** Ticks everybody who does not lead, this one with the shortest timeout, until it leads. */
+  /** Ticks everybody who does not lead, this one with the shortest timeout, until it leads. Only votes are delivered. */
   elect(server: ModelServer): void {
     const output = this.#output
     this.#output = []
@@ -222,9 +228,11 @@ export class Conversation implements World {
       for (const other of this.#servers.values()) {
         if (other.isUp && other.raft!.state !== 'leader') this.step(other, { type: 'tick' })
       }
-      this.stabilize([], true)
+      for (let votes = this.takeMessages(voteMessages); votes.length > 0; votes = this.takeMessages(voteMessages)) {
+        for (const parcel of votes) this.deliver(parcel)
+      }
     }
-    for (const { id } of this.#servers.values()) this.#randoms.set(id, 0)
+    this.#randoms.clear()
     this.#output = output
     this.say(`${server.id} leads term ${server.raft.term}`)
   }
@@ -329,7 +337,7 @@ const isRole = (word: string | undefined): word is Role => word === 'voter' || w
  * join 5                       start a server with an empty disk
  * tick 1 2 count=n             let time pass for these servers (all of them by default), in turn
  * random 1 0.5                 what the server's chance says from now on
- * elect 1                      let time pass and messages flow until this server leads
+ * elect 1                      let time pass and votes flow until this server leads
  * propose 1 a b                two commands to server 1
  * change 1 add 4 | assign 4 voter | remove 4
  * transfer 1 2 | transfer 1    leadership from 1 to 2, or to anybody

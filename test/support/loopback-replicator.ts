@@ -32,6 +32,7 @@ export class LoopbackReplicator implements Replicator {
   #waiters: (() => void)[] = []
   #listeners: (() => void | Promise<void>)[] = []
   #commitDue = false
+  readonly #databases = new Set<Database>()
 
   constructor(id: ServerId = 1n, address = '127.0.0.1:19101') {
     this.id = id
@@ -61,6 +62,7 @@ export class LoopbackReplicator implements Replicator {
   }
 
   propose(database: Database, command: Uint8Array): Index | Refusal {
+    this.#databases.add(database)
     if (!this.isLeader) return 'notLeader'
     if (this.pipelineFull) return 'pipelineFull'
     assert.equal(command.length % 8, 0)
@@ -151,8 +153,7 @@ export class LoopbackReplicator implements Replicator {
     for (const { reject } of this.#barriers.splice(0)) reject(lost)
     for (const resolve of this.#waiters.splice(0)) resolve()
     await Promise.all(this.#listeners.map(async (listener) => listener()))
-    const databases = new Set(this.#pending.map(({ database }) => database))
-    for (const database of databases) database.dropSpeculative()
+    for (const database of this.#databases) if (database.speculative > 0) database.dropSpeculative()
     this.#pending = []
     this.#lastIndex = this.lastApplied
   }

@@ -40,6 +40,8 @@ export type RaftCore = Pick<
   | 'committedConfiguration'
   | 'isTransferring'
   | 'hasCommittedInTerm'
+  | 'installingSnapshot'
+  | 'cachedBytes'
   | 'termAt'
   | 'progress'
 >
