@@ -64,7 +64,7 @@ export const goGenerator = (program: string): LoadGenerator => ({
 })
 
 export const ownGenerator: LoadGenerator = {
-  name: 'this client',
+  name: 'our client',
   setUp: (addresses) => setUp(addresses),
   run: (options) => runLoad(options),
 }

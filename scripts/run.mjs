@@ -63,6 +63,10 @@ function handOver(file, ...more) {
   const child = spawn(process.execPath, [at(file), ...more], { cwd: root, stdio: 'inherit' })
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
   child.on('close', (status) => process.exit(status ?? 1))
+  // npm's shell dies of a signal without handing it on. Nothing tells us, except that we have another parent then.
+  const parent = process.ppid
+  const look = () => process.ppid !== parent && child.kill('SIGTERM')
+  if (process.env.npm_lifecycle_event !== undefined) setInterval(look, 500)
 }
 
 const [job, ...args] = process.argv.slice(2)
