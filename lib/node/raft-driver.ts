@@ -15,7 +15,6 @@ import type {
   Configuration,
   ConfigurationChange,
   Entry,
-  EntryId,
   Envelope,
   Index,
   InstallSnapshot,
@@ -32,6 +31,7 @@ import type {
 import type { OpenedDirectory } from '../storage/open.js'
 import type { ReceivedSnapshot } from '../storage/snapshot-store.js'
 import type { Replicator } from './replicator.js'
+import { hasData, Sender } from './sender.js'
 import type { StateMachine } from './state-machine.js'
 
 export interface RaftDriverOptions {
@@ -81,7 +81,7 @@ export class RaftDriver implements Replicator {
   readonly #options: RaftDriverOptions
   readonly #raft: Raft
   readonly #tickMs: number
-  #transport: Transport | undefined
+  #sender: Sender | undefined
   #timer: NodeJS.Timeout | undefined
   #flushDue: NodeJS.Immediate | undefined
   #stopped = false
@@ -109,8 +109,6 @@ export class RaftDriver implements Replicator {
   /** Committed entries not yet applied, in order; drained by one loop at a time. */
   #applyQueue: Entry[] = []
   #applying = false
-  /** Per peer: an asynchronous send (entries read from disk, a snapshot) that later messages queue behind. */
-  readonly #slowPeers = new Map<ServerId, Promise<void>>()
   #received: ReceivedSnapshot | undefined
   #snapshotIndex: Index
   /** Bytes of entries applied since the newest snapshot, and the size of that one. */
@@ -150,7 +148,14 @@ export class RaftDriver implements Replicator {
 
   /** Starts time. Messages flow from now on. */
   start(transport: Transport): void {
-    this.#transport = transport
+    const { directory, limits } = this.#options
+    this.#sender = new Sender({
+      transport,
+      directory,
+      readBytesMax: limits.appendBytesMax,
+      onUnreachable: (to) => this.onUnreachable(to),
+      onFailure: (error) => this.#fail(error),
+    })
     this.#timer = setInterval(() => this.#step({ type: 'tick' }), this.#tickMs)
     this.#afterStep()
   }
@@ -165,7 +170,7 @@ export class RaftDriver implements Replicator {
     await this.#abandoning
     this.#failRequests(this.#requests, () => new DqliteError('CLOSED', 'server is shutting down', { wire: 1 }))
     await this.#persistTail
-    await Promise.all(this.#slowPeers.values())
+    await this.#sender?.close()
     await this.#takingSnapshot
     await this.#received?.discard()
   }
@@ -465,71 +470,7 @@ export class RaftDriver implements Replicator {
   // -------------------------------------------------------------------------------------------- messages
 
   #send(envelopes: readonly Envelope[]): void {
-    if (envelopes.length === 0) return
-    let fast: readonly Envelope[] = envelopes
-    if (this.#slowPeers.size > 0 || envelopes.some(isSlow)) {
-      fast = envelopes.filter((envelope) => !this.#slowPeers.has(envelope.to) && !isSlow(envelope))
-      for (const envelope of envelopes)
-        if (this.#slowPeers.has(envelope.to) || isSlow(envelope)) this.#sendSlowly(envelope)
-    }
-    if (fast.length > 0) this.#transport?.send(fast)
-  }
-
-  #sendSlowly(envelope: Envelope): void {
-    const before = this.#slowPeers.get(envelope.to) ?? Promise.resolve()
-    const sent = before
-      .then(() => (this.#stopped ? undefined : this.#sendFromDisk(envelope)))
-      .catch((error: unknown) => {
-        // Entries may have been compacted away, or the peer is gone: Raft tries again, by snapshot if need be.
-        if (error instanceof DqliteError && error.code === 'DATA_CORRUPT') this.#fail(error)
-        else this.#step({ type: 'unreachable', to: envelope.to })
-      })
-      .finally(() => {
-        if (this.#slowPeers.get(envelope.to) === sent) this.#slowPeers.delete(envelope.to)
-      })
-    this.#slowPeers.set(envelope.to, sent)
-  }
-
-  async #sendFromDisk(envelope: Envelope): Promise<void> {
-    const { message } = envelope
-    if (message.type === 'installSnapshot') return this.#sendSnapshot(envelope, message)
-    if (message.type !== 'appendEntries' || !isSlow(envelope)) {
-      this.#transport?.send([envelope])
-      return
-    }
-    const entries: Entry[] = []
-    for (const wanted of message.entries) {
-      if (wanted.type !== 'command' || wanted.data !== undefined) entries.push(wanted)
-      else entries.push(...(await this.#read(wanted, entries, message.entries)))
-      if (entries.length >= message.entries.length) break
-    }
-    this.#transport?.send([{ ...envelope, message: { ...message, entries } }])
-  }
-
-  /** Reads the run of entries that begins with `first`; nothing if they were already read by an earlier run. */
-  async #read(first: EntryId, have: readonly Entry[], all: readonly Entry[]): Promise<readonly Entry[]> {
-    const done = have.at(-1)
-    if (done !== undefined && done.index >= first.index) return []
-    const last = all.at(-1)!.index
-    const read = await this.#options.directory.log.read(first.index, last, this.#options.limits.appendBytesMax)
-    for (const [at, entry] of read.entries()) {
-      const expected = all[first.index - all[0]!.index + at]
-      if (expected?.term !== entry.term)
-        throw new DqliteError('NO_CONNECTION', `entry ${entry.index} was replaced while it was being sent`)
-    }
-    return read
-  }
-
-  async #sendSnapshot(envelope: Envelope, message: InstallSnapshot): Promise<void> {
-    const newest = await this.#options.directory.snapshots.openNewest()
-    if (newest === undefined) throw new DqliteError('NO_CONNECTION', 'no snapshot to send')
-    try {
-      // The newest on disk may be newer than the one Raft knew: it serves as well, under its own name.
-      const current = { ...envelope, message: { ...message, snapshot: newest.description } }
-      await this.#transport?.sendSnapshot(current, newest.contentBytes, newest.content)
-    } finally {
-      await newest.close()
-    }
+    if (envelopes.length > 0) this.#sender?.send(envelopes)
   }
 
   // -------------------------------------------------------------------------------------------- applying
@@ -739,16 +680,6 @@ export class RaftDriver implements Replicator {
     this.#snapshotIndex = snapshot.last.index
     this.#step({ type: 'snapshotInstalled', last: snapshot.last })
   }
-}
-
-/** Must be fetched from disk before it can be sent. */
-function isSlow({ message }: Envelope): boolean {
-  if (message.type === 'installSnapshot') return true
-  return message.type === 'appendEntries' && !message.entries.every(hasData)
-}
-
-function hasData(entry: Entry): boolean {
-  return entry.type !== 'command' || entry.data !== undefined
 }
 
 async function drain(content: AsyncIterable<Uint8Array>): Promise<void> {
