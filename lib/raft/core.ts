@@ -277,6 +277,7 @@ export class Core {
   persistFailed(first: Index): void {
     const before = Math.max(first, this.log.firstIndex) - 1
     const keepTo = Math.max(before, this.commitIndex)
+    if (this.owedAck !== undefined && this.owedAck.index > before) this.owedAck = undefined
     if (keepTo < this.log.lastIndex) this.truncateAfter(keepTo)
     for (let lost = before + 1; lost <= this.lastPersisted; lost++)
       this.#unpersistedBytes += this.log.at(lost).byteLength
@@ -284,7 +285,6 @@ export class Core {
     // What was queued behind the failure is not going to be reported either.
     const failed = this.#writes.findIndex((write) => write.last.index > before)
     if (failed >= 0) this.#writes.length = failed
-    if (this.owedAck !== undefined && this.owedAck.index > before) this.owedAck = undefined
     this.refreshConfiguration()
   }
 

@@ -38,11 +38,11 @@ import type {
 const readsPendingMax = 65_536
 
 /**
- * A confirmation round of readIndex (dissertation §6.4) is an AppendEntries about an entry that cannot exist. A follower,
- * C or ours, refuses it and echoes the index in `rejected` (raft-wire §6.5): a heartbeat answer with a number on it,
- * which nothing sent before the round can imitate. Below 2^53, far above any log.
+ * Results do not say to which message they belong. Where that matters we ask by an AppendEntries about an entry that
+ * cannot exist: a follower, C or ours, refuses it and echoes the index in `rejected` (raft-wire §6.5): an answer with a
+ * number on it, which nothing sent before can imitate. Numbered within a term; below 2^53, far above any log.
  */
-const confirmationBase: Index = 2 ** 52
+const questionBase: Index = 2 ** 52
 
 interface Promotion {
   readonly request: number
@@ -64,7 +64,7 @@ interface Reads {
   confirming: number[]
   /** The commit index when the running round began. */
   index: Index
-  round: number
+  question: number
   ticksInRound: number
   isSendDue: boolean
 }
@@ -75,6 +75,8 @@ export class Leadership {
   /** Once this is committed, everything before our term is (dissertation §3.6.2). */
   termStartIndex: Index = 0
   uncommittedBytes = 0
+  /** The number of the last question. */
+  question = 0
   ticksSinceQuorumCheck = 0
   /** A message may be due to somebody. */
   isSendDue = true
@@ -82,7 +84,7 @@ export class Leadership {
   change: { readonly request: number; readonly index: Index } | undefined
   promotion: Promotion | undefined
   transfer: Transfer | undefined
-  readonly reads: Reads = { waiting: [], confirming: [], index: 0, round: 0, ticksInRound: 0, isSendDue: false }
+  readonly reads: Reads = { waiting: [], confirming: [], index: 0, question: 0, ticksInRound: 0, isSendDue: false }
   readonly matches: Index[] = []
 
   /** Dissertation §4.1: a leader uses a configuration as soon as it is in its log. */
@@ -344,9 +346,8 @@ function replicateTo(core: Core, leadership: Leadership, progress: Progress, lim
       while (progress.nextIndex <= limit && progress.hasRoom(core.options.inflightAppendsMax))
         progress.sent(sendAppend(core, leadership, progress, progress.nextIndex - 1, limit))
       if (progress.isHeartbeatDue) {
-        const heartbeats = Math.max(1, Math.min(answersMissing(leadership, progress), heartbeatBurstMax))
-        for (let time = 0; time < heartbeats; time++)
-          sendAppend(core, leadership, progress, progress.nextIndex - 1, progress.nextIndex - 1)
+        if (answersMissing(progress) > 0) askWhere(core, leadership, progress)
+        sendAppend(core, leadership, progress, progress.nextIndex - 1, progress.nextIndex - 1)
       }
       break
     case 'snapshot':
@@ -422,7 +423,7 @@ export function handleAppendEntriesResult(core: Core, from: Peer, message: Appen
   progress.isActive = true
   progress.unansweredProbes = 0
   progress.features = message.features
-  if (message.rejected > confirmationBase) onConfirmation(core, leadership, progress, message.rejected)
+  if (message.rejected > questionBase) onQuestionAnswered(core, leadership, progress, message.rejected - questionBase)
   else if (message.rejected !== 0) onRejection(leadership, progress, message)
   else onSuccess(core, leadership, progress, message)
 }
@@ -439,7 +440,7 @@ function onRejection(leadership: Leadership, progress: Progress, message: Append
       return
     case 'replicate':
       // Late news, unless it has lost what it once had, or we believed too much: then the probe finds out.
-      if (isBelieved(leadership, progress)) {
+      if (isBelieved(progress)) {
         if (rejected < progress.matchIndex) return
         if (rejected === progress.matchIndex && lastLogIndex >= progress.matchIndex) return
       }
@@ -449,29 +450,64 @@ function onRejection(leadership: Leadership, progress: Progress, message: Append
     case 'probe':
       if (rejected !== progress.nextIndex - 1) return
       progress.backTo(Math.max(1, Math.min(rejected, lastLogIndex + 1)))
+      if (progress.matchIndex < leadership.termStartIndex) progress.holdsBarrier = false
       return
   }
 }
 
 /**
  * A C member answers with all that it has stored, a stale tail included (raft-wire §6.4, safety remark). Our barrier cuts
- * such a tail, so once it is known to hold the barrier its word is good. Before, it may be wrong, which can mislead only
- * us: no entry below the barrier is committed by counting.
+ * such a tail, so once it is known to hold the barrier its word is good. Before, its word moves only what cannot commit
+ * anything: its own match, up to what is committed or below the barrier.
  */
-function isBelieved(leadership: Leadership, progress: Progress): boolean {
-  return (progress.features & featureVoteSilence) !== 0 || progress.matchIndex >= leadership.termStartIndex
+function isBelieved(progress: Progress): boolean {
+  return (progress.features & featureVoteSilence) !== 0 || progress.holdsBarrier
+}
+
+/** How many answers are missing until one must be to a message that had the barrier: more than messages that had not. */
+function answersMissing(progress: Progress): number {
+  return isBelieved(progress) ? 0 : progress.shortAppendsSent + 1 - progress.successesReceived
+}
+
+/** What of a success can be relied on. */
+function reliableIndex(core: Core, leadership: Leadership, progress: Progress, index: Index): Index {
+  const { termStartIndex } = leadership
+  if (index < termStartIndex) return index
+  if (answersMissing(progress) > 0) return Math.min(index, Math.max(termStartIndex - 1, core.commitIndex))
+  progress.holdsBarrier = true
+  return index
 }
 
 /**
- * How many answers are missing until one of them must be to a message that said something of the barrier: more answers
- * than messages that did not. Lost answers are made up for by more heartbeats.
+ * Messages and answers that were lost, while it was away say, would keep its word in doubt for as long. What we sent
+ * before a question is answered, or lost, when the answer to the question is here: one connection keeps the order.
  */
-function answersMissing(leadership: Leadership, progress: Progress): number {
-  if (isBelieved(leadership, progress)) return 0
-  return progress.shortAppendsSent + 1 - progress.successesReceived
+function askWhere(core: Core, leadership: Leadership, progress: Progress): void {
+  progress.doubt ??= { question: ++leadership.question, shortAppends: progress.shortAppendsSent }
+  ask(core, progress, progress.doubt.question)
 }
 
-const heartbeatBurstMax = 16
+function ask(core: Core, progress: Progress, question: number): void {
+  core.send(progress, {
+    type: 'appendEntries',
+    term: core.term,
+    prev: { index: questionBase + question, term: core.term },
+    commitIndex: core.commitIndex,
+    entries: noEntries,
+  })
+}
+
+function onQuestionAnswered(core: Core, leadership: Leadership, progress: Progress, question: number): void {
+  if (question === progress.doubt?.question) {
+    progress.shortAppendsSent -= progress.doubt.shortAppends
+    progress.successesReceived = 0
+    progress.doubt = undefined
+  }
+  if (question === leadership.reads.question) {
+    progress.confirmedQuestion = question
+    finishRound(core, leadership)
+  }
+}
 
 function onSuccess(
   core: Core,
@@ -480,15 +516,14 @@ function onSuccess(
   { lastLogIndex }: AppendEntriesResult,
 ): void {
   progress.successesReceived++
-  let index = Math.min(lastLogIndex, progress.sentIndex)
-  if (answersMissing(leadership, progress) > 0) index = Math.min(index, leadership.termStartIndex - 1)
-
+  const claimed = Math.min(lastLogIndex, progress.sentIndex)
+  const index = reliableIndex(core, leadership, progress, claimed)
   const isNews = index > progress.matchIndex
   switch (progress.state) {
     case 'probe':
       progress.matched(index)
       // Less is an answer to something older. Taking it for the probe's would begin a second conversation beside it.
-      if (index < progress.probedIndex) break
+      if (claimed < progress.probedIndex) break
       progress.becomeReplicate()
       leadership.isSendDue = true
       break
@@ -532,7 +567,7 @@ function confirmReads(core: Core, leadership: Leadership): void {
     reads.confirming = reads.waiting
     reads.waiting = []
     reads.index = core.commitIndex
-    reads.round++
+    reads.question = ++leadership.question
     reads.ticksInRound = 0
     reads.isSendDue = true
     finishRound(core, leadership)
@@ -541,22 +576,9 @@ function confirmReads(core: Core, leadership: Leadership): void {
   reads.isSendDue = false
   for (const { id, role } of core.configuration.servers) {
     const progress = leadership.others.get(id)
-    if (role !== 'voter' || progress === undefined || progress.confirmedRound === reads.round) continue
-    core.send(progress, {
-      type: 'appendEntries',
-      term: core.term,
-      prev: { index: confirmationBase + reads.round, term: core.term },
-      commitIndex: core.commitIndex,
-      entries: noEntries,
-    })
+    if (role !== 'voter' || progress === undefined || progress.confirmedQuestion === reads.question) continue
+    ask(core, progress, reads.question)
   }
-}
-
-function onConfirmation(core: Core, leadership: Leadership, progress: Progress, rejected: Index): void {
-  const round = rejected - confirmationBase
-  if (round > leadership.reads.round || round <= progress.confirmedRound) return
-  progress.confirmedRound = round
-  finishRound(core, leadership)
 }
 
 /** Answers the reads of the running round if a majority has confirmed it. */
@@ -565,7 +587,8 @@ function finishRound(core: Core, leadership: Leadership): void {
   if (reads.confirming.length === 0) return
   let confirmed = 0
   for (const { id, role } of core.configuration.servers)
-    if (role === 'voter' && (id === core.id || leadership.others.get(id)?.confirmedRound === reads.round)) confirmed++
+    if (role === 'voter' && (id === core.id || leadership.others.get(id)?.confirmedQuestion === reads.question))
+      confirmed++
   if (confirmed < majorityOf(voterCount(core.configuration))) return
   for (const id of reads.confirming) core.reads.push({ id, index: reads.index })
   reads.confirming = []

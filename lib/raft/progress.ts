@@ -36,14 +36,17 @@ export class Progress {
   /** From its last result; 0 for C members. */
   features = 0
   // Pigeonholes for C members, whose answers may speak of a stale tail (raft-wire §6.4, safety remark): see leader.ts.
+  holdsBarrier = false
   shortAppendsSent = 0
   successesReceived = 0
+  /** A question that is under way, and how many of those messages left before it. */
+  doubt: { readonly question: number; readonly shortAppends: number } | undefined
 
   snapshotIndex: Index = 0
   ticksInSnapshot = 0
 
   /** The last round of readIndex it has confirmed. */
-  confirmedRound = 0
+  confirmedQuestion = 0
 
   // Last indexes of the messages with entries under way, oldest first, from #firstInflight on.
   #inflight: Index[] = []

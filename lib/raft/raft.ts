@@ -300,12 +300,14 @@ export class Raft {
 /**
  * raft-wire §6.3: the only voter leads at once, in the current term, and all it has stored is committed. Unless the
  * change that left it alone was made in this very term: then another server may have been the leader that made it, may
- * not know yet that it is over, and two of them would write one term. The bootstrap term has no other.
+ * not know yet that it is over, and two of them would write one term. Term 1 belongs to the server that bootstrapped the
+ * cluster.
  */
 function leadAlone(core: Core): void {
-  const { index } = core.configurations.newest
-  const madeIn = core.log.termAt(index) ?? core.snapshot?.last.term ?? core.term
-  if (core.term <= 1 || madeIn < core.term) becomeLeader(core, { isStart: true })
+  const { configurations, id, term } = core
+  const bootstrap = configurations.at(1).configuration
+  const madeIn = core.log.termAt(configurations.newest.index) ?? core.snapshot?.last.term ?? term
+  if (madeIn < term || (term === 1 && isOnlyVoter(bootstrap, id))) becomeLeader(core, { isStart: true })
   else campaign(core)
 }
 

@@ -264,6 +264,19 @@ test('a server left alone by a change of the running term leads in a new one: th
   t.deepEqual(taken.messages, [])
   t.is(raft.commitIndex, 3)
 
+  // Term 1 is no exception: its leader is who bootstrapped the cluster, and that was another.
+  const second = server({
+    id: 2n,
+    entries: [
+      ...logOf(members('1')),
+      configurationEntry(2, 1, members('1', '2')),
+      configurationEntry(3, 1, members('2')),
+    ],
+  })
+  t.is(second.term, 2)
+  const first = server({ entries: [...logOf(members('1')), configurationEntry(2, 1, members('1', '2s'))] })
+  t.is(first.term, 1)
+
   const fromSnapshot = server({
     term: 5,
     entries: [],

@@ -248,6 +248,15 @@ test('a write that failed is not waited for: the same entries written again coun
   t.is(raft.lastPersisted, 3)
 })
 
+test('what is owed for entries that the disk lost is not acknowledged, not even in part', (t) => {
+  const raft = server({ term: 2 })
+  receive(raft, 2n, append(2, [1, 1], [command(2, 2), command(3, 2)]))
+  take(raft)
+  receive(raft, 2n, append(2, [1, 1], [command(2, 2), command(3, 2)]))
+  raft.step({ type: 'persistFailed', first: 2 })
+  t.deepEqual(results(raft), { now: [refused(2, 2, 1, features)], afterPersist: [] })
+})
+
 test('an entry that was truncated and came back counts when its second write ends, not its first', (t) => {
   const raft = server({ term: 1 })
   receive(raft, 2n, append(2, [1, 1], [command(2, 2)]))
@@ -277,6 +286,12 @@ test('entries that outrun the disk are dropped at a bound, and taken again when 
   settle(raft)
   receive(raft, 2n, append(2, [7, 2], [command(8, 2, bytes(80))]))
   t.is(raft.lastIndex, 8)
+})
+
+test('the refusal of a lower term is never the 0 that means success (raft-wire §2.4)', (t) => {
+  const raft = server({ term: 5, log: [2, 2] })
+  receive(raft, 2n, append(4, [0, 0]))
+  t.deepEqual(results(raft).now, [refused(5, 1, 3, features)])
 })
 
 // ------------------------------------------------------------------------------------------------ snapshots
