@@ -82,6 +82,15 @@ export class ConfigurationHistory {
     return none
   }
 
+  /** Is it a voter in the configuration that was in force at `index`, or in any later one? */
+  isVoterSince(index: Index, id: ServerId): boolean {
+    for (let position = this.#history.length - 1; position >= 0; position--) {
+      if (isVoter(this.#history[position]!.configuration, id)) return true
+      if (this.#history[position]!.index <= index) return false
+    }
+    return false
+  }
+
   push(configuration: Configuration, index: Index): void {
     assert(index > this.newest.index || this.#history.length === 0)
     this.#history.push({ configuration, index })

@@ -324,12 +324,11 @@ export class Core {
 
   /**
    * May this server ask for votes? A voter may. So may one that an uncommitted change demotes or removes: it may be the
-   * only one that can bring the change to those that have to commit it (dissertation §4.2.2).
+   * only one that can bring the change to those that have to commit it (dissertation §4.2.2). Any configuration above
+   * what is known to be committed may be the one in force: after a restart the others know more of that than we do.
    */
   get canCampaign(): boolean {
-    return (
-      isVoter(this.configuration, this.id) || isVoter(this.configurations.at(this.commitIndex).configuration, this.id)
-    )
+    return isVoter(this.configuration, this.id) || this.configurations.isVoterSince(this.commitIndex, this.id)
   }
 
   // -------------------------------------------------------------------------------------------------- outbox
