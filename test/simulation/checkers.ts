@@ -379,6 +379,7 @@ export class Checker {
     const raft = server.raft!
     const name = `server ${server.id}`
     if (raft.installingSnapshot === undefined) {
+      this.#checkMemory(server)
       check(
         raft.lastIndex === server.mirrorLast,
         () => `${name}: lastIndex is ${raft.lastIndex}, what the disk was given ends at ${server.mirrorLast}`,
@@ -399,7 +400,6 @@ export class Checker {
         )
       }
     }
-    this.#checkMemory(server)
     const { leader } = raft
     if (leader !== undefined) {
       check(
