@@ -398,6 +398,8 @@ function sendSnapshot(core: Core, progress: Progress): void {
   progress.ticksSinceSend = 0
   progress.isHeartbeatDue = false
   progress.sentIndex = Math.max(progress.sentIndex, snapshot.last.index)
+  // Its success proves nothing about a tail: the follower may have had it all.
+  progress.shortAppendsSent++
   core.send(progress, { type: 'installSnapshot', term: core.term, snapshot })
 }
 

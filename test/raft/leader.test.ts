@@ -500,6 +500,27 @@ test('an installed snapshot continues with the entries behind it (raft-wire §6.
   t.deepEqual(stateOf(raft, 2n), ['replicate', 7, 9])
 })
 
+test('the success of a snapshot does not vouch for what a C follower has behind it (raft-wire §6.4, safety remark)', (t) => {
+  // Entries 1…5 are in the snapshot, 6 is of term 1, the barrier is 7. The follower holds 6…9 of another term.
+  const entries = [command(6, 1)]
+  const raft = server({ entries, snapshot: snapshotOf([5, 1]), appendEntriesMax: 1 })
+  elect(raft)
+  receive(raft, 2n, refused(2, 6, 0, 0))
+  t.deepEqual(
+    settle(raft).messages.map(({ message }) => message.type),
+    ['installSnapshot'],
+  )
+  receive(raft, 2n, appended(2, 5, 0))
+  t.deepEqual(appendsTo(settle(raft).messages, 2n), [
+    [5, 6],
+    [6, 7],
+  ])
+  receive(raft, 2n, appended(2, 9, 0))
+  t.is(raft.commitIndex, 5)
+  receive(raft, 2n, appended(2, 7, 0))
+  t.is(raft.commitIndex, 7)
+})
+
 test('a refused snapshot is tried again at a heartbeat, not at once (raft-wire §6.4)', (t) => {
   const raft = installing()
   receive(raft, 2n, refused(2, 7, 1))
