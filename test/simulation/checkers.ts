@@ -379,6 +379,7 @@ export class Checker {
     const raft = server.raft!
     const name = `server ${server.id}`
     if (raft.installingSnapshot === undefined) {
+      this.#checkMemory(server)
       check(
         raft.lastIndex === server.mirrorLast,
         () => `${name}: lastIndex is ${raft.lastIndex}, what the disk was given ends at ${server.mirrorLast}`,
@@ -406,6 +407,21 @@ export class Checker {
         () => `${name} follows ${leader.id} in term ${raft.term}, whose leader is ${this.#leaders.get(raft.term)}`,
       )
     }
+  }
+
+  /** Beyond the cache only what is not yet applied and stored keeps its data. */
+  #checkMemory(server: ModelServer): void {
+    const { cachedBytes, lastApplied, lastPersisted } = server.raft!
+    let bytesMax = server.options.logCacheBytesMax
+    if (cachedBytes <= bytesMax) return
+    for (
+      let at = server.mirrorLast;
+      at > Math.max(server.mirrorBase.index, Math.min(lastApplied, lastPersisted));
+      at--
+    ) {
+      bytesMax += server.mirrorAt(at)!.byteLength
+    }
+    check(cachedBytes <= bytesMax, () => `server ${server.id} holds ${cachedBytes} bytes of commands, not ${bytesMax}`)
   }
 
   onApplied(server: ModelServer, entry: Entry, machine: Machine): void {

@@ -425,15 +425,23 @@ const commands: Record<string, ((this: Conversation, line: Line) => void) | unde
     const term = field('term')
     const last = { index: field('last'), term: field('lastTerm') }
     const isPreVote = options.get('preVote') === '1'
+    const marked = options.get('preVote') === 'unsaid' ? undefined : isPreVote
     const messages: Record<string, Message | undefined> = {
       vote: { type: 'requestVote', term, last, disruptLeader: options.get('disrupt') === '1', preVote: isPreVote },
-      voteResult: { type: 'requestVoteResult', term, granted: options.get('granted') === '1', preVote: isPreVote },
+      voteResult: { type: 'requestVoteResult', term, granted: options.get('granted') === '1', preVote: marked },
       appendResult: {
         type: 'appendEntriesResult',
         term,
         rejected: field('rejected'),
         lastLogIndex: last.index,
         features: 0,
+      },
+      append: {
+        type: 'appendEntries',
+        term,
+        prev: { index: field('prev'), term: field('prevTerm') },
+        commitIndex: field('commit'),
+        entries: [],
       },
       timeoutNow: { type: 'timeoutNow', term, last },
     }
