@@ -63,7 +63,7 @@ export interface RaftStatus {
 }
 
 /** A snapshot costs what it is large; the log written since must be this many times as much. */
-const snapshotGrowth = 2
+const snapshotGrowth = 4
 
 interface Held {
   readonly index: Index
@@ -609,7 +609,7 @@ export class RaftDriver implements Replicator {
 
   /**
    * Raft-wire §6.6: after an apply, once enough entries were applied since the last one. But not before the log has
-   * grown by twice what the last snapshot was large: a large database under load would be written over and over.
+   * grown by four times what the last snapshot was large: a large database under load would be written over and over.
    */
   #maybeSnapshot(applied: Index): void {
     const { limits, stateMachine, directory } = this.#options
@@ -635,7 +635,7 @@ export class RaftDriver implements Replicator {
       const trailing = this.#trailing(applied, image.contentBytes)
       this.#step({ type: 'snapshotTaken', snapshot, trailing })
       // On disk always the configured number (disk-format §7.1).
-      if (applied > limits.snapshotTrailing) await directory.log.compact(applied - limits.snapshotTrailing)
+      if (applied > limits.snapshotTrailing) await directory.log.compact(applied - limits.snapshotTrailing + 1)
     }
     this.#takingSnapshot = take()
       .catch((error: unknown) => this.#fail(error))
