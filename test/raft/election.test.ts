@@ -225,6 +225,18 @@ test('a server that an uncommitted change demotes may have to lead once more, to
   t.is(cluster.raft(1n).state, 'follower')
 })
 
+test('any configuration above the known commit index may be the one in force (dissertation §4.2.2)', (t) => {
+  // Promoted at 2, which everybody else knows to be committed, and demoted at 3, which nobody else has.
+  const entries = [
+    ...logOf(members('1s', '2')),
+    configurationEntry(2, 1, members('1', '2')),
+    configurationEntry(3, 1, members('1s', '2')),
+  ]
+  const raft = server({ entries })
+  tick(raft, electionTimeoutTicks)
+  t.is(raft.state, 'candidate')
+})
+
 test('a follower does not campaign while a write is under way, but does as soon as it has ended (raft-wire §6.3)', (t) => {
   const raft = server({ term: 2 })
   receive(raft, 2n, append(2, [1, 1], logOf(members('1'), 2).slice(1)))
