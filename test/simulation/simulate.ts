@@ -657,7 +657,10 @@ class Cluster implements World {
 
   #converge(): void {
     const { electionTimeoutTicks, installSnapshotTimeoutTicks, catchUpRoundTimeoutTicks } = this.#swarm.raft
-    const boundTicks = 60 * electionTimeoutTicks + 4 * installSnapshotTimeoutTicks + 2 * catchUpRoundTimeoutTicks + 50
+    // Tiny messages bring an empty log up to date one entry at a time.
+    const backlogTicks = this.checker.commitIndex
+    const boundTicks =
+      60 * electionTimeoutTicks + 4 * installSnapshotTimeoutTicks + 2 * catchUpRoundTimeoutTicks + 50 + backlogTicks
     const end = this.#now + boundTicks * stepsPerTick
     let proposed: { index: number; term: number } | undefined
     let why = 'nobody leads'

@@ -7,6 +7,7 @@ import { brokenCores } from './broken-cores.js'
 import { addCounts, noCounts } from './checkers.js'
 import { regressions } from './regressions.js'
 import { simulate, SimulationFailure } from './simulate.js'
+import { profiles } from './swarm.js'
 
 const seedCount = Number(process.env['SIM_SEEDS'] ?? 400)
 const firstSeed = Number(process.env['SIM_FROM'] ?? 1)
@@ -48,6 +49,19 @@ test(`no schedule among ${seedCount} seeds breaks safety or stops progress`, asy
   if (seedCount < 100) return
   for (const [name, count] of Object.entries(totals)) t.true(count > 0, `the seeds never saw any of: ${name}`)
 })
+
+for (const [name, profile] of Object.entries(profiles)) {
+  const count = Math.ceil(seedCount / 8)
+  test(`no schedule among ${count} seeds with ${name} does`, async (t) => {
+    t.timeout(600_000 + count * 1000)
+    for (let seed = firstSeed; seed < firstSeed + count; seed++) {
+      const failure = failureOf(() => simulate({ seed, swarm: (drawn) => ({ ...drawn, ...profile }) }))
+      if (failure !== undefined) t.fail(`${failure}\nreplay: npm run sim -- --seed=${seed} --profile="${name}"`)
+      if (seed % 20 === 0) await new Promise(setImmediate)
+    }
+    t.pass()
+  })
+}
 
 test('a seed replays exactly', (t) => {
   const record = (seed: number) => {

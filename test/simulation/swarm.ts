@@ -135,3 +135,45 @@ export const calm = (swarm: Swarm): Swarm => ({
   applyDelayMax: Math.min(swarm.applyDelayMax, 2),
   lateReady: 0,
 })
+
+/** Where the general mixture comes too rarely: laid over what a seed draws. */
+export const profiles = {
+  'half-written disks': {
+    diskDelayMax: 64,
+    crashEveryTicks: 10,
+    downTicks: 3,
+    proposeEveryTicks: 1,
+    proposalsMax: 12,
+    delayMax: 8,
+  },
+  'failing disks': {
+    diskFailure: 0.05,
+    diskDelayMax: 16,
+    crashEveryTicks: 40,
+    installFailure: 0.3,
+    snapshotEveryTicks: 15,
+    trailingMax: 2,
+  },
+  'changing members': {
+    isBootstrapped: false,
+    changeEveryTicks: 5,
+    crashEveryTicks: 40,
+    downTicks: 10,
+    partitionEveryTicks: 40,
+    partitionTicks: 10,
+    transferEveryTicks: 40,
+  },
+  'members like C': {
+    hasQuietVotes: true,
+    cLike: 0.5,
+    crashEveryTicks: 25,
+    downTicks: 10,
+    partitionEveryTicks: 20,
+    partitionTicks: 15,
+    proposeEveryTicks: 1,
+    snapshotEveryTicks: 20,
+    trailingMax: 2,
+  },
+} satisfies Readonly<Record<string, Partial<Swarm>>>
+
+export type Profile = keyof typeof profiles
