@@ -5,6 +5,7 @@
  */
 import { Command, CommanderError } from 'commander'
 import { readFileSync } from 'node:fs'
+import type { DirectoryFlags, InspectFlags, RecoverFlags } from './directory.js'
 import type { ServeFlags } from './serve.js'
 import type { ClusterFlags, SqlFlags } from './sql.js'
 import type { StartFlags } from './start.js'
@@ -67,6 +68,29 @@ program
   .description('show the members of a cluster and who leads')
   .requiredOption('--addresses <list>', 'addresses of some members, separated by commas')
   .action(async (flags: ClusterFlags) => (await import('./sql.js')).members(flags))
+
+program
+  .command('inspect')
+  .description('show what is in a data directory: files, configuration, rows, and everything odd; changes nothing')
+  .requiredOption('--dir <dir>', 'data directory')
+  .option('--json', 'as JSON')
+  .action(async (flags: InspectFlags) => (await import('./directory.js')).inspect(flags))
+
+program
+  .command('last-entry')
+  .description('print index and term of the last entry in the data directory of a stopped node')
+  .requiredOption('--dir <dir>', 'data directory')
+  .action(async (flags: DirectoryFlags) => (await import('./directory.js')).lastEntry(flags))
+
+program
+  .command('recover')
+  .description('after a majority was lost for good: give the data directory of a stopped node a new configuration')
+  .requiredOption('--dir <dir>', 'data directory')
+  .requiredOption(
+    '--cluster <json>',
+    'the members, as [{"id":"1","address":"10.0.0.1:9001","role":0}, …]; role 0 voter, 1 stand-by, 2 spare',
+  )
+  .action(async (flags: RecoverFlags) => (await import('./directory.js')).recover(flags))
 
 /** One line: what went wrong, and after it what caused it. */
 function oneLine(error: unknown): string {

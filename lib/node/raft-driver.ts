@@ -618,6 +618,8 @@ export class RaftDriver implements Replicator {
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
     assert(term !== undefined, 'a just applied entry is in the log')
+    // The entry of a recovery has term 1 (disk-format §5): a snapshot that ended with it would count as an old one.
+    if (term < (directory.snapshots.newest?.last.term ?? 0)) return
     const { configuration, index: configurationIndex } = this.#raft.configurationAt(applied)
     const snapshot: SnapshotDescription = { last: { index: applied, term }, configuration, configurationIndex }
     // Pinned between two applies: exactly the state at `applied`, never the speculative view (vfs constraint 20).

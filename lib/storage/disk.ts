@@ -59,6 +59,8 @@ export interface Disk {
   unlink(path: string): Promise<void>
   /** Creates the file if it is missing. `undefined`: somebody else holds the lock. */
   lock(path: string): Promise<DiskLock | undefined>
+  /** Whether somebody holds the lock now. Creates nothing; who asks for the lock in this very moment is refused. */
+  isLocked(path: string): Promise<boolean>
   /** Probes the directory with a temporary file. */
   appendWriter(dir: string): Promise<AppendWriter>
   alignedBuffer(bytes: number): Buffer
@@ -306,6 +308,23 @@ export class NodeDisk implements Disk {
     await handle.close()
     if (error === osConstants.errno.EWOULDBLOCK) return undefined
     throw systemError(error, 'flock')
+  }
+
+  async isLocked(file: string): Promise<boolean> {
+    let handle: NodeFile
+    try {
+      handle = await this.open(file, 'read')
+    } catch (error) {
+      if (isMissing(error)) return false
+      throw error
+    }
+    try {
+      const error = storageAddon.flock(handle.fd)
+      if (error !== 0 && error !== osConstants.errno.EWOULDBLOCK) throw systemError(error, 'flock')
+      return error !== 0
+    } finally {
+      await handle.close()
+    }
   }
 
   async appendWriter(dir: string): Promise<AppendWriter> {

@@ -71,7 +71,8 @@ export async function openDataDirectory(options: OpenOptions): Promise<OpenedDir
   }
 }
 
-async function takeLock(disk: Disk, dir: string): Promise<DiskLock> {
+/** The lock of a data directory, which is created if it is missing. Rejects with DIRECTORY_LOCKED. */
+export async function takeLock(disk: Disk, dir: string): Promise<DiskLock> {
   let lock: DiskLock | undefined
   try {
     await disk.createDirectory(dir)
@@ -84,7 +85,7 @@ async function takeLock(disk: Disk, dir: string): Promise<DiskLock> {
 }
 
 /** A directory that is refused is left as it was found. */
-async function giveBack(disk: Disk, dir: string, lock: DiskLock): Promise<void> {
+export async function giveBack(disk: Disk, dir: string, lock: DiskLock): Promise<void> {
   if (lock.isNew) await Promise.allSettled([disk.unlink(path.join(dir, lockFileName))])
   await Promise.allSettled([lock.release()])
 }

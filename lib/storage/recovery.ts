@@ -10,9 +10,12 @@
  *   with `autoRecovery` it is set aside and the older one is used. Nothing is lost. Without `autoRecovery`: refused.
  * - A damaged closed segment whose entries a good snapshot holds: with `autoRecovery` it is set aside. Nothing is lost.
  *   Without: refused.
+ * - One of the two metadata files is missing though the other one is not the first ever written: the newer one may be
+ *   gone, with a vote, and who votes twice in a term elects two leaders. Refused. C dqlite takes what is left.
  * - Any other damage may have hit entries that were acknowledged, and a member that forgets those can make the cluster
- *   lose them. Always refused with DATA_CORRUPT, which names the file and says what resolves it; moving the file away is
- *   the operator's consent. C dqlite sets such files aside silently; we do not (disk-format §5, recommendations).
+ *   lose them. Always refused with DATA_CORRUPT, which names the file and the command that resolves it; moving the file
+ *   away is the operator's consent. C dqlite sets such files aside silently; we do not (disk-format §5,
+ *   recommendations).
  */
 import path from 'node:path'
 import {
@@ -33,7 +36,7 @@ import {
   snapshotMetaFileName,
 } from '../codec/data-directory.js'
 import { DqliteError } from '../errors.js'
-import type { Entry, Index } from '../raft/types.js'
+import type { Configuration, Entry, Index, Role } from '../raft/types.js'
 import { crc32 } from './addon-storage.js'
 import { type Disk, diskFailed, readWhole } from './disk.js'
 import { type Segment, entryAt, isAllZero, scanSegment } from './segment.js'
@@ -43,12 +46,16 @@ import { type StoredSnapshot, verifySnapshot } from './snapshot-store.js'
 const segmentBytesMax = 2 ** 32 - 2
 /** Besides the newest snapshot only the one before it is kept, and tried. */
 const snapshotsTried = 2
+/** A command that would move more files than this says it in words. */
+const filesNamedMax = 16
 
 export interface RecoveryOptions {
   readonly disk: Disk
   readonly dir: string
   readonly autoRecovery: boolean
   readonly logCacheBytesMax: number
+  /** `accept`: whoever reads makes sure that a forgotten term or vote does no harm. Default: refuse. */
+  readonly lostMetadata?: 'refuse' | 'accept'
   readonly onWarning: (text: string) => void
 }
 
@@ -60,6 +67,8 @@ export interface Findings {
   readonly olderSnapshots: readonly SnapshotName[]
   /** Contiguous; those that were open have the names that they get. */
   readonly segments: readonly Segment[]
+  /** Where those that were open are before the repair: their names now, by their names then. */
+  readonly openNames: ReadonlyMap<string, string>
   /** Closed segments that no longer belong to the log. */
   readonly stale: readonly string[]
   readonly entries: readonly Entry[]
@@ -80,6 +89,8 @@ interface Listing {
   readonly open: { name: string; counter: number }[]
   /** Oldest first. */
   readonly snapshots: SnapshotName[]
+  /** Snapshots' content without metadata; they are litter too. */
+  readonly orphans: { readonly name: string; readonly snapshot: SnapshotName }[]
   /** Temporary files and halves of snapshots. */
   readonly litter: string[]
 }
@@ -97,6 +108,7 @@ class Recovery {
   readonly #options: RecoveryOptions
   readonly #entries: EntryCache
   readonly #steps: Step[] = []
+  readonly #openNames = new Map<string, string>()
 
   constructor(options: RecoveryOptions) {
     this.#disk = options.disk
@@ -109,6 +121,7 @@ class Recovery {
     const listing = await this.#list()
     const litter = [...listing.litter]
     const { metadata, slots, short } = await this.#readMetadata(listing)
+    const isMetadataLost = metadata.version > 1 && slots.size === 1
     litter.push(...short)
     if (litter.length > 0) this.#steps.push(() => this.#unlink(litter))
 
@@ -126,7 +139,9 @@ class Recovery {
       this.#options.onWarning(`${error.message}; it is set aside, the log replaces it`)
       this.#steps.push(() => this.#setAside([snapshotFileName(name), snapshotMetaFileName(name)]))
     }
-    this.#check(metadata, snapshot, kept)
+    const last = kept ? log.next - 1 : (snapshot?.name.index ?? 0)
+    this.#checkOrphans(listing, last)
+    this.#check({ metadata, isMetadataLost, short, snapshot, kept })
 
     const chosen = snapshot?.name
     return {
@@ -136,9 +151,10 @@ class Recovery {
       olderSnapshots:
         chosen === undefined ? [] : listing.snapshots.filter((name) => compareSnapshotNames(name, chosen) < 0),
       segments: kept ? log.segments : [],
+      openNames: this.#openNames,
       stale: kept ? log.stale : [],
       entries: kept ? this.#entries.entries : [],
-      next: kept ? log.next : (snapshot?.name.index ?? 0) + 1,
+      next: last + 1,
       repair: async () => {
         for (const step of this.#steps) await step()
       },
@@ -183,9 +199,12 @@ class Recovery {
       }
     }
     const snapshots: SnapshotName[] = []
+    const orphans: Listing['orphans'] = []
     for (const [name, snapshot] of contents) {
-      if (!metas.delete(`${name}.meta`)) litter.push(name)
-      else if (await this.#isEmpty(name)) litter.push(`${name}.meta`, name)
+      if (!metas.delete(`${name}.meta`)) {
+        litter.push(name)
+        if (!(await this.#isEmpty(name))) orphans.push({ name, snapshot })
+      } else if (await this.#isEmpty(name)) litter.push(`${name}.meta`, name)
       else snapshots.push(snapshot)
     }
     litter.push(...metas.keys())
@@ -194,6 +213,7 @@ class Recovery {
       closed: closed.sort((a, b) => a.first - b.first || a.last - b.last),
       open: open.sort((a, b) => a.counter - b.counter),
       snapshots: snapshots.sort(compareSnapshotNames),
+      orphans,
       litter,
     }
   }
@@ -274,7 +294,8 @@ class Recovery {
   #snapshotAdvice(covers: boolean, name: SnapshotName): string {
     const files = `${snapshotFileName(name)} and its .meta`
     return covers
-      ? `An older snapshot and the log hold everything: start with autoRecovery, or move ${files} out of ${this.#dir}`
+      ? `An older snapshot and the log hold everything: start with autoRecovery (dqlite serve --auto-recovery 1), which ` +
+          `sets ${files} aside, or do it: ${setAsideCommand(this.#dir, [snapshotFileName(name), snapshotMetaFileName(name)])}`
       : `The log does not replace it: ${restoreAdvice(this.#dir)}`
   }
 
@@ -303,9 +324,13 @@ class Recovery {
         continue
       }
       const error = corrupt(file.name, problem)
-      if (file.last > snapshotIndex) throw refused(error, this.#lossAdvice(file.name, segment.last + 1))
+      if (file.last > snapshotIndex) throw refused(error, this.#lossAdvice(listing, file.name, segment.last + 1))
       if (!this.#options.autoRecovery)
-        throw refused(error, `A snapshot holds its entries: start with autoRecovery, or move it out of ${this.#dir}`)
+        throw refused(
+          error,
+          `A snapshot holds its entries: start with autoRecovery (dqlite serve --auto-recovery 1), which sets it aside, ` +
+            `or do it: ${setAsideCommand(this.#dir, [file.name])}`,
+        )
       this.#options.onWarning(`${error.message}; it is set aside, a snapshot holds its entries`)
       this.#steps.push(() => this.#setAside([file.name]))
       // The log begins after it.
@@ -322,7 +347,9 @@ class Recovery {
   /** The closed segments that are the log: contiguous up to the last one. */
   #contiguousRun(listing: Listing, snapshotIndex: Index): ClosedFile[] {
     const files: ClosedFile[] = []
-    for (const file of listing.closed) {
+    /** What interrupted truncations wrote. */
+    const cuts: ClosedFile[] = []
+    for (const file of [...listing.closed]) {
       const before = files.at(-1)
       if (before !== undefined && before.first === file.first) {
         // An interrupted truncation: its result beside the original (disk-format §4.6). The original is taken, as if the
@@ -333,10 +360,20 @@ class Recovery {
         this.#steps.push(() => this.#unlink([before.name]))
         this.#options.onWarning(`${before.name} is left from an interrupted truncation and is deleted`)
         listing.closed.splice(listing.closed.indexOf(before), 1)
-        return this.#contiguousRun(listing, snapshotIndex)
+        cuts.push(before)
+        continue
       }
-      if (before !== undefined && file.first <= before.last)
-        throw refused(corrupt(file.name, `${before.name} holds some of its entries too`), restoreAdvice(this.#dir))
+      if (before !== undefined && file.first <= before.last) {
+        const cut = cuts.find((one) => one.first === before.first && one.last + 1 === file.first)
+        throw refused(
+          corrupt(file.name, `${before.name} holds some of its entries too`),
+          cut === undefined
+            ? this.#lossAdvice(listing, file.name, file.first, file.last <= before.last)
+            : // Nothing follows a truncation that did not happen.
+              `The log was cut after entry ${cut.last} (${cut.name}) and went on in ${file.name}, so that ${before.name} is ` +
+                `what the cut should have deleted: ${setAsideCommand(this.#dir, [before.name])}`,
+        )
+      }
       files.push(file)
     }
     let from = Math.max(0, files.length - 1)
@@ -349,7 +386,9 @@ class Recovery {
           run[0]!.name,
           `no file holds the entries from ${(files[from - 1]?.last ?? snapshotIndex) + 1} to ${first - 1}`,
         ),
-        restoreAdvice(this.#dir),
+        from === 0 && snapshotIndex === 0
+          ? restoreAdvice(this.#dir)
+          : this.#lossAdvice(listing, run[0]!.name, (files[from - 1]?.last ?? snapshotIndex) + 1),
       )
     return run
   }
@@ -369,19 +408,19 @@ class Recovery {
       if (ended !== undefined)
         throw refused(
           corrupt(ended.name, `${ended.problem}, but ${name}, which is written later, holds something`),
-          this.#lossAdvice(name, next),
+          this.#lossAdvice(listing, name, next),
         )
       const scanned = scanSegment(bytes, name, next, crc32)
       const { segment, damage, goodBytes } = scanned
       if (damage?.kind === 'foreign')
         throw refused(
           corrupt(name, `${damage.problem}, at byte ${damage.offset}`),
-          this.#lossAdvice(name, segment.last + 1),
+          this.#lossAdvice(listing, name, segment.last + 1),
         )
       if (goodBytes === 0) {
         // The first block was never written, but a later one was; or the block is damaged. Kept, in case of the latter.
         if (bytes.byteLength >= 8 && formatOf(bytes) !== 0n)
-          throw refused(corrupt(name, damage!.problem), this.#lossAdvice(name, next))
+          throw refused(corrupt(name, damage!.problem), this.#lossAdvice(listing, name, next))
         this.#options.onWarning(`${name} has no beginning: its first write was interrupted; it is set aside`)
         this.#steps.push(() => this.#setAside([name]))
         ended = { name, problem: 'its first write was interrupted' }
@@ -400,6 +439,7 @@ class Recovery {
       }
       const closedName = closedSegmentName(segment.first, segment.last)
       this.#steps.push(() => this.#close(name, closedName, goodBytes))
+      this.#openNames.set(closedName, name)
       this.#entries.take(segment, bytes)
       segment.name = closedName
       segments.push(segment)
@@ -432,28 +472,81 @@ class Recovery {
     return false
   }
 
-  #check(metadata: Metadata, snapshot: StoredSnapshot | undefined, kept: boolean): void {
-    const last = kept ? this.#entries.entries.at(-1) : undefined
-    if (metadata.version === 0 && (last !== undefined || snapshot !== undefined))
+  /**
+   * Content is written after its metadata, and removed after it (disk-format §7.1): without metadata it is what is left
+   * of an old snapshot. One that knows more than all that is left was not removed by us.
+   */
+  #checkOrphans(listing: Listing, last: Index): void {
+    const orphan = listing.orphans.find(({ snapshot }) => snapshot.index > last)
+    if (orphan === undefined) return
+    const { name, snapshot } = orphan
+    throw refused(
+      corrupt(`${name}.meta`, `it is missing, and nothing but ${name} holds the entries up to ${snapshot.index}`),
+      `Bring ${name}.meta back from where ${this.#dir} was copied, or ${restoreAdvice(this.#dir)}. To go on without these ` +
+        `entries: ${setAsideCommand(this.#dir, [name])}`,
+    )
+  }
+
+  #check(found: {
+    metadata: Metadata
+    isMetadataLost: boolean
+    short: readonly string[]
+    snapshot: StoredSnapshot | undefined
+    kept: boolean
+  }): void {
+    const { metadata, snapshot, kept, short } = found
+    const entries = kept ? this.#entries.entries : []
+    const first = entries[0]
+    if (first?.index === 1 && first.type !== 'configuration')
+      throw refused(corrupt('the log', 'entry 1 is not a configuration'), restoreAdvice(this.#dir))
+    if (this.#options.lostMetadata === 'accept') return
+    const isEmpty = first === undefined && snapshot === undefined
+    if (metadata.version === 0 && !isEmpty)
       throw refused(
         corrupt('metadata1', 'term and vote are missing (metadata1, metadata2), but there are entries'),
-        restoreAdvice(this.#dir),
+        this.#metadataAdvice(entries, snapshot),
       )
-    const term = Math.max(last?.term ?? 0, snapshot?.name.term ?? 0)
+    if (found.isMetadataLost) {
+      const other = metadataFileName(metadataSlot(metadata.version))
+      const name = metadataFileName(metadataSlot(metadata.version + 1))
+      const problem = short.includes(name) ? 'it is too short' : 'it is missing'
+      throw refused(
+        corrupt(
+          name,
+          `${problem}, and may have held a newer term or vote than version ${metadata.version} in ${other}`,
+        ),
+        this.#metadataAdvice(entries, snapshot),
+      )
+    }
+    // Not only the last one: a recovery ends the log with an entry of term 1 (disk-format §5).
+    const term = entries.reduce((max, entry) => Math.max(max, entry.term), snapshot?.name.term ?? 0)
     if (term > metadata.term)
       throw refused(
         corrupt(metadataFileName(metadataSlot(metadata.version)), `term ${metadata.term}, but entries of term ${term}`),
-        restoreAdvice(this.#dir),
+        this.#metadataAdvice(entries, snapshot),
       )
-    const first = kept ? this.#entries.entries[0] : undefined
-    if (first?.index === 1 && first.type !== 'configuration')
-      throw refused(corrupt('the log', 'entry 1 is not a configuration'), restoreAdvice(this.#dir))
   }
 
-  #lossAdvice(name: string, index: Index): string {
+  #metadataAdvice(entries: readonly Entry[], snapshot: StoredSnapshot | undefined): string {
+    const newest = entries.findLast((entry) => entry.type === 'configuration')
+    const configuration = newest?.configuration ?? snapshot?.description.configuration
+    return (
+      `If other members of the cluster hold its data, ${restoreAdvice(this.#dir)}. If this directory was copied from ` +
+      `another member, copy metadata1 and metadata2 too. If it is all that is left of the cluster: ` +
+      recoverCommand(this.#dir, configuration ?? { servers: [] })
+    )
+  }
+
+  /** What to do when entries from `index` on are in doubt. The command moves `name` and, by default, all that follows. */
+  #lossAdvice(listing: Listing, name: string, index: Index, isAlone = false): string {
+    const after = [...listing.closed, ...listing.open].map((file) => file.name)
+    const names = isAlone ? [name] : after.slice(after.indexOf(name))
     return (
       `Entries from ${index} on may have been acknowledged, so nothing was changed. If other members of the cluster hold ` +
-      `them, ${restoreAdvice(this.#dir)}. To go on without them, move ${name} and every segment after it out of ${this.#dir}`
+      `them, ${restoreAdvice(this.#dir)}. To go on without them: ` +
+      (names.length <= filesNamedMax
+        ? setAsideCommand(this.#dir, names)
+        : `move ${name} and every segment after it out of ${this.#dir}`)
     )
   }
 
@@ -503,6 +596,22 @@ const corrupt = (name: string, problem: string, cause?: unknown): DqliteError =>
 
 const refused = (error: DqliteError, advice: string): DqliteError =>
   new DqliteError('DATA_CORRUPT', `${error.message}. ${advice}.`, { cause: error })
+
+/** A word for a shell. */
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)
+
+/** Moves files to a directory beside this one. */
+const setAsideCommand = (dir: string, names: readonly string[]): string => {
+  const aside = quoted(`${dir.replace(/\/+$/, '')}.set-aside`)
+  return `mkdir -p ${aside} && mv ${names.map((name) => quoted(path.join(dir, name))).join(' ')} ${aside}/`
+}
+
+const roleCodes: Readonly<Record<Role, number>> = { voter: 0, standby: 1, spare: 2 }
+
+const recoverCommand = (dir: string, { servers }: Configuration): string => {
+  const cluster = servers.map(({ id, address, role }) => ({ id: id.toString(), address, role: roleCodes[role] }))
+  return `dqlite recover --dir ${quoted(dir)} --cluster ${quoted(JSON.stringify(cluster))}`
+}
 
 const restoreAdvice = (dir: string): string =>
   `restore ${dir} from a backup, or remove this member from the cluster and let it join again with an empty directory`

@@ -125,6 +125,8 @@ export interface Damage {
 
 export interface ScannedSegment {
   readonly segment: Segment
+  /** Good ones. */
+  readonly batches: number
   /** Where the last good batch ends; 0: not even the format word is there. */
   readonly goodBytes: number
   readonly damage: Damage | undefined
@@ -145,8 +147,10 @@ export function isAllZero(bytes: Buffer, from: number): boolean {
 /** Throws DIRECTORY_FOREIGN if a newer dqlite wrote the segment. */
 export function scanSegment(bytes: Buffer, name: string, first: Index, crc32: Crc32): ScannedSegment {
   const segment = new Segment(name, first)
+  let batches = 0
   const torn = (offset: number, problem: string): ScannedSegment => ({
     segment,
+    batches,
     goodBytes: offset,
     damage: { offset, problem, kind: 'torn' },
     isTailZero: isAllZero(bytes, offset),
@@ -177,12 +181,13 @@ export function scanSegment(bytes: Buffer, name: string, first: Index, crc32: Cr
     )
     if (strange !== undefined) {
       const problem = `an entry of type ${strange.typeCode} with ${strange.byteLength} bytes`
-      return { segment, goodBytes: offset, damage: { offset, problem, kind: 'foreign' }, isTailZero: false }
+      return { segment, batches, goodBytes: offset, damage: { offset, problem, kind: 'foreign' }, isTailZero: false }
     }
     for (const place of places) segment.push(place)
     offset = batch.end
+    batches++
   }
-  return { segment, goodBytes: offset, damage: undefined, isTailZero: true }
+  return { segment, batches, goodBytes: offset, damage: undefined, isTailZero: true }
 }
 
 /**

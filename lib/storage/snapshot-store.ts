@@ -61,6 +61,10 @@ export interface StoredSnapshot {
   readonly contentBytes: number
 }
 
+export interface VerifiedSnapshot extends StoredSnapshot {
+  readonly databases: readonly { readonly name: string; readonly mainBytes: number; readonly walBytes: number }[]
+}
+
 export interface SnapshotStoreOptions {
   readonly disk: Disk
   readonly dir: string
@@ -203,7 +207,9 @@ export class DiskSnapshotStore implements SnapshotStore {
         await this.#disk.rename(temporary, path.join(this.#dir, snapshotFileName(name)))
         await this.#disk.syncDirectory(this.#dir)
       } catch (cause) {
+        // Whichever of the two it is by now. Metadata last: content alone would look like the rest of something lost.
         await Promise.allSettled([this.#disk.unlink(temporary)])
+        await Promise.allSettled([this.#disk.unlink(path.join(this.#dir, snapshotFileName(name)))])
         await Promise.allSettled([this.#disk.unlink(path.join(this.#dir, snapshotMetaFileName(name)))])
         throw diskFailed(`write ${snapshotFileName(name)}`, cause)
       }
@@ -283,7 +289,7 @@ const damaged = (name: string, why: string, cause?: unknown): DqliteError =>
  * Reads a snapshot completely and checks it: metadata, frame, checksums, structure. Throws DATA_CORRUPT that names the
  * file, DIRECTORY_FOREIGN for a newer format.
  */
-export async function verifySnapshot(disk: Disk, dir: string, name: SnapshotName): Promise<StoredSnapshot> {
+export async function verifySnapshot(disk: Disk, dir: string, name: SnapshotName): Promise<VerifiedSnapshot> {
   const metaName = snapshotMetaFileName(name)
   const contentName = snapshotFileName(name)
   const metaBytes = await readWhole(disk, path.join(dir, metaName), metaBytesMax).catch((cause: unknown) => {
@@ -304,12 +310,16 @@ export async function verifySnapshot(disk: Disk, dir: string, name: SnapshotName
   })
   try {
     const structure = new ContentDecoder()
+    const databases: { name: string; mainBytes: number; walBytes: number }[] = []
     let contentBytes = 0
     for await (const piece of decodeContent(file, contentName)) {
       if (contentBytes === 0 && piece.byteLength >= 8 && isNewerFormat(formatOf(piece))) throw newer(contentName)
       contentBytes += piece.byteLength
       try {
-        for (const part of structure.push(piece)) void part // pulled for its checks
+        for (const part of structure.push(piece)) {
+          if (part.type !== 'database') continue // pulled for its checks
+          databases.push({ name: part.name, mainBytes: part.mainBytes, walBytes: part.walBytes })
+        }
       } catch (cause) {
         throw damaged(contentName, cause instanceof Error ? cause.message : 'not readable', cause)
       }
@@ -319,7 +329,7 @@ export async function verifySnapshot(disk: Disk, dir: string, name: SnapshotName
     } catch (cause) {
       throw damaged(contentName, cause instanceof Error ? cause.message : 'not readable', cause)
     }
-    return { name, description, contentBytes }
+    return { name, description, contentBytes, databases }
   } finally {
     await file.close()
   }

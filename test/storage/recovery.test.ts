@@ -36,7 +36,7 @@ const photograph = (disk: FaultyDisk) =>
 async function refuses(
   t: ExecutionContext,
   disk: FaultyDisk,
-  expected: { code: string; message: RegExp },
+  expected: { code: string; message: RegExp | ((text: string) => boolean) },
   options = {},
 ) {
   const before = photograph(disk)
@@ -164,7 +164,10 @@ test('damage before entries that were written later is refused', async (t) => {
   disk.poke(file(openSegmentName(1)), asOpen(closed.first))
   disk.poke(file(openSegmentName(2)), asOpen(closed.second))
   flip(disk, 'open-1', 5000)
-  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /open-1 .*checksum.*move open-2 / })
+  await refuses(t, disk, {
+    code: 'DATA_CORRUPT',
+    message: /open-1 .*checksum.*mv \/data\/open-2 \/data\.set-aside\/\./,
+  })
   disk.poke(file('open-1'), Buffer.alloc(segmentBytes))
   await refuses(t, disk, { code: 'DATA_CORRUPT', message: /open-1 .*nothing was written/ })
 })
@@ -184,7 +187,10 @@ test('damage in a closed segment is refused, with and without autoRecovery, and 
     ]
     for (const [how, bytes] of damages) {
       disk.poke(file(name), bytes)
-      const message = new RegExp(`^${name} is damaged.*nothing was changed.*move ${name} and every segment after it`)
+      const after = files.slice(files.indexOf(name)).map(file).join(' ')
+      const message = new RegExp(
+        `^${name} is damaged.*nothing was changed.*mkdir -p /data.set-aside && mv ${after} /data`,
+      )
       for (const autoRecovery of [true, false])
         await refuses(t, disk, { code: 'DATA_CORRUPT', message }, { autoRecovery })
       t.pass(how)
@@ -212,16 +218,75 @@ test('a gap is refused', async (t) => {
   const { disk } = await written({ last: 100, bytes: 400, stop: 'close' })
   const files = segments(disk)
   disk.poke(file(files[1]!), undefined)
-  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /no file holds the entries from \d+ to \d+/ })
+  const after = files.slice(2).map(file).join(' ')
+  const message = new RegExp(
+    `^${files[2]} .*no file holds the entries from \\d+ to \\d+.* && mv ${after} /data.set-aside/`,
+  )
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+  for (const name of files.slice(2)) disk.poke(file(name), undefined)
+  const opened = await open(disk)
+  t.is(opened.log.lastIndex, Number(files[0]!.split('-')[1]))
+  await opened.close()
+})
+
+test('a log whose beginning is missing is refused, and nothing but a copy resolves it', async (t) => {
+  const { disk } = await written({ last: 100, bytes: 400, stop: 'close' })
+  disk.poke(file(segments(disk)[0]!), undefined)
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /no file holds the entries from 1 to .*restore \/data from/ })
 })
 
 test('entries without term and vote are refused', async (t) => {
   const { disk } = await written({ last: 3, stop: 'close' })
   const metadata = disk.peek(file('metadata1'))!
   disk.poke(file('metadata1'), undefined)
-  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /term and vote are missing/ })
+  const recover = `dqlite recover --dir /data --cluster '[{"id":"1","address":"127.0.0.1:9001","role":0},`
+  const message = (text: string) => text.includes('term and vote are missing') && text.includes(recover)
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
   disk.poke(file('metadata1'), metadata)
   await (await open(disk)).close()
+})
+
+test('one of two metadata files that is missing or short is refused: it may have held a newer vote', async (t) => {
+  const disk = new FaultyDisk({ seed: 1 })
+  const opened = await open(disk)
+  await opened.metadata.save({ term: 1, votedFor: undefined })
+  await opened.log.append(entriesBetween(1, 3))
+  await opened.metadata.save({ term: 2, votedFor: undefined })
+  await opened.metadata.save({ term: 2, votedFor: 1n })
+  await opened.close()
+  const [first, second] = ['metadata1', 'metadata2'].map((name) => disk.peek(file(name))!)
+  for (const [name, good] of [
+    ['metadata1', first!],
+    ['metadata2', second!],
+  ] as const)
+    for (const [bytes, why] of [
+      [undefined, 'missing'],
+      [good.subarray(0, 20), 'too short'],
+    ] as const) {
+      disk.poke(file(name), bytes)
+      const message = new RegExp(
+        `^${name} is damaged: it is ${why}, and may have held a newer .*: dqlite recover --dir /data`,
+      )
+      await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+      disk.poke(file(name), good)
+    }
+  // The second one is created by the second change: interrupted, it was never there.
+  disk.poke(file('metadata1'), encodeMetadata({ version: 1, term: 1, votedFor: undefined }))
+  disk.poke(file('metadata2'), second!.subarray(0, 8))
+  const again = await open(disk)
+  t.is(again.restored.term, 1)
+  await again.close()
+})
+
+test('two metadata files of one version, or in the wrong place, are refused by name', async (t) => {
+  const { disk } = await written({ last: 3, stop: 'close' })
+  disk.poke(file('metadata2'), disk.peek(file('metadata1')))
+  await refuses(t, disk, {
+    code: 'DATA_CORRUPT',
+    message: /^metadata2 is damaged: it holds version 1, which belongs to/,
+  })
+  disk.poke(file('metadata2'), Buffer.alloc(64, 1))
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /^metadata2 is damaged/ })
 })
 
 test('entries of a term that the metadata does not know are refused', async (t) => {
@@ -264,7 +329,78 @@ test('the result of an interrupted truncation beside the original: the original 
 test('segments that overlap otherwise are refused', async (t) => {
   const { disk } = await written({ last: 10, stop: 'close' })
   disk.poke(file('0000000000000005-0000000000000012'), disk.peek(file('0000000000000001-0000000000000010')))
-  await refuses(t, disk, { code: 'DATA_CORRUPT', message: /holds some of its entries too/ })
+  const message = /^0+5-0+12 .*holds some of its entries too.* && mv \/data\/0+5-0+12 \/data\.set-aside\//
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+  // The command it names resolves it.
+  disk.poke(file('0000000000000005-0000000000000012'), undefined)
+  const opened = await open(disk)
+  t.is(opened.log.lastIndex, 10)
+  await opened.close()
+})
+
+test('a segment inside another one is refused, and the command moves that one only', async (t) => {
+  const { disk } = await written({ last: 60, bytes: 400, stop: 'close' })
+  const [first, second] = segments(disk)
+  t.truthy(second)
+  disk.poke(file('0000000000000003-0000000000000005'), disk.peek(file(first!)))
+  const message =
+    /^0+3-0+5 .*holds some of its entries too.*: mkdir -p \/data\.set-aside && mv \/data\/0+3-0+5 \/data\.set/
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+})
+
+test('a log that went on after an interrupted truncation is refused, and the command moves the cut segment', async (t) => {
+  const { disk, entries } = await written({ last: 10, stop: 'close' })
+  const original = disk.peek(file('0000000000000001-0000000000000010'))!
+  const again = await open(disk)
+  await again.log.truncateAfter(6)
+  const others = entriesBetween(7, 9, 64, 9)
+  await again.log.append(others)
+  await again.close()
+  disk.poke(file('0000000000000001-0000000000000010'), original)
+  const message = /^0+7-0+9 .*was cut after entry 6 .* went on in 0+7-0+9.* && mv \/data\/0+1-0+10 \/data\.set-aside\//
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+  disk.poke(file('0000000000000001-0000000000000010'), undefined)
+  const third = await open(disk)
+  t.deepEqual(third.restored.entries.map(described), [...entries.slice(0, 6), ...others].map(described))
+  await third.close()
+})
+
+test('what a truncation of C dqlite left half done is refused by name: a cut segment and a later one', async (t) => {
+  const { disk, entries } = await written({ last: 100, bytes: 400, stop: 'close' })
+  const [first, second] = segments(disk)
+  const again = await open(disk)
+  const later = disk.peek(file(second!))!
+  await again.log.truncateAfter(6)
+  await again.close()
+  disk.poke(file(second!), later)
+  const message = new RegExp(
+    `^${second} .*from 7 to ${Number(first!.split('-')[1])}.* && mv /data/${second} /data.set-aside/`,
+  )
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+  disk.poke(file(second!), undefined)
+  const third = await open(disk)
+  t.deepEqual(third.restored.entries.map(described), entries.slice(0, 6).map(described))
+  await third.close()
+})
+
+test('half a copied directory is refused: the content of a snapshot without its metadata', async (t) => {
+  const { disk } = await written({ last: 3, stop: 'close' })
+  disk.poke(file('snapshot-1-80-17'), Buffer.alloc(8))
+  const message = /^snapshot-1-80-17\.meta is damaged: it is missing.*up to 80.* && mv \/data\/snapshot-1-80-17 \/data/
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+  for (const name of segments(disk)) disk.poke(file(name), undefined)
+  await refuses(t, disk, { code: 'DATA_CORRUPT', message })
+})
+
+test('a directory with a space in its name gets a command that a shell understands', async (t) => {
+  const { disk } = await written({ last: 3, stop: 'close' })
+  const odd = "/my data/it's"
+  for (const name of names(disk)) disk.poke(path.join(odd, name), disk.peek(file(name)))
+  disk.poke(path.join(odd, '0000000000000001-0000000000000003'), Buffer.alloc(0))
+  await t.throwsAsync(openDataDirectory({ dir: odd, disk, autoRecovery: true, logCacheBytesMax: 0 }), {
+    code: 'DATA_CORRUPT',
+    message: /mkdir -p '\/my data\/it'\\''s\.set-aside' && mv '\/my data\/it'\\''s\/0+1-0+3' '/,
+  })
 })
 
 test('litter is removed, strangers are left alone', async (t) => {

@@ -22,6 +22,8 @@ export interface TestNode {
 export interface TestCluster {
   readonly nodes: readonly TestNode[]
   readonly addresses: readonly string[]
+  /** Where the data directories are, by id. */
+  readonly root: string
   stop(): Promise<void>
 }
 
@@ -43,7 +45,7 @@ async function startCluster(size: number, start: StartNode): Promise<TestCluster
     await stop()
     throw error
   }
-  return { nodes, addresses: nodes.map((node) => node.address), stop }
+  return { nodes, addresses: nodes.map((node) => node.address), root, stop }
 }
 
 // ---------------------------------------------------------------------------------------------------- our own

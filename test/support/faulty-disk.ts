@@ -300,6 +300,10 @@ export class FaultyDisk implements Disk {
     }
   }
 
+  async isLocked(file: string): Promise<boolean> {
+    return this.#locks.has(file)
+  }
+
   async appendWriter(dir: string): Promise<AppendWriter> {
     this.#begin('read', dir)
     return new MemoryAppendWriter(this, this.#options.defer ?? ((complete) => void setImmediate(complete)))
