@@ -96,9 +96,13 @@ const byWire = new Map<number, ErrorCode>(
     .map(([code, kind]) => [kind.wire as number, code as ErrorCode]),
 )
 
-/** The error that a FAILURE response stands for. 8202 and 8458 are the oldest servers' words for 10250 and 10506. */
+/**
+ * The error that a FAILURE response stands for. 8202 and 8458 are the oldest servers' words for 10250 and 10506. A leader
+ * of 1.11 that hands over says 7, its Raft's number for "not leader", with whatever SQLite said last; SQLite's own 7 is
+ * out of memory, and always says so.
+ */
 export function errorFromWire(wire: number, message: string): DqliteError {
-  if (wire === 8202) return new DqliteError('NOT_LEADER', message, { wire })
+  if (wire === 8202 || (wire === 7 && message !== 'out of memory')) return new DqliteError('NOT_LEADER', message, { wire })
   if (wire === 8458) return new DqliteError('LEADERSHIP_LOST', message, { wire })
   const code = byWire.get(wire) ?? ((wire & 0xff) === 5 ? 'BUSY' : 'SQLITE')
   return new DqliteError(code, message, { wire })
