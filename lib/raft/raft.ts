@@ -299,15 +299,16 @@ export class Raft {
 
 /**
  * raft-wire §6.3: the only voter leads at once, in the current term, and all it has stored is committed. Unless the
- * change that left it alone was made in this very term: then another server may have been the leader that made it, may
- * not know yet that it is over, and two of them would write one term. Term 1 belongs to the server that bootstrapped the
- * cluster.
+ * term may have another leader, which may not know yet that it is over: two of them would write one term. That is a
+ * server we voted for, or who made in this very term the change that left us alone. Term 1 belongs to the server that
+ * bootstrapped the cluster.
  */
 function leadAlone(core: Core): void {
-  const { configurations, id, term } = core
+  const { configurations, id, term, votedFor } = core
   const bootstrap = configurations.at(1).configuration
   const madeIn = core.log.termAt(configurations.newest.index) ?? core.snapshot?.last.term ?? term
-  if (madeIn < term || (term === 1 && isOnlyVoter(bootstrap, id))) becomeLeader(core, { isStart: true })
+  const isOurs = madeIn < term || (term === 1 && isOnlyVoter(bootstrap, id))
+  if (isOurs && (votedFor === undefined || votedFor === id)) becomeLeader(core, { isStart: true })
   else campaign(core)
 }
 

@@ -289,6 +289,10 @@ test('a server left alone by a change of the running term leads in a new one: th
   const first = server({ entries: [...logOf(members('1')), configurationEntry(2, 1, members('1', '2s'))] })
   t.is(first.term, 1)
 
+  // One that was to be demoted may have led, with our vote, to bring the change about.
+  const voted = server({ configuration: members('1', '2s'), term: 6, votedFor: 2n, log: [3] })
+  t.is(voted.term, 7)
+
   const fromSnapshot = server({
     term: 5,
     entries: [],
