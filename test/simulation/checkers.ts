@@ -251,8 +251,11 @@ export class Checker {
     // The only voter needs no barrier: nobody else can have changed anything.
     const electors = previous?.type === 'configuration' ? voters(previous.configuration) : []
     const isAlone = electors.length === 1 && electors[0]!.id === server.id
+    const { term } = raft
+    // A later leader may have committed more since this entry was appended.
+    const newest = this.committed.findLast(({ committedIn }) => committedIn <= term)
     check(
-      raft.hasCommittedInTerm && (isAlone || this.committed.at(-1)?.committedIn === raft.term),
+      raft.hasCommittedInTerm && (isAlone || newest?.committedIn === term),
       () => `server ${server.id} changes the configuration in term ${raft.term} before its barrier is committed`,
     )
   }
