@@ -2,7 +2,14 @@
  * Seeds that once failed, and what they had found. They are always run. A seed finds its bug only as long as nothing else
  * in the simulation changes, so each finding is pinned a second time, by the scenario or test named beside it.
  */
-export const regressions: readonly { readonly seed: number; readonly found: string; readonly pinnedBy: string }[] = [
+import type { Profile } from './swarm.js'
+
+export const regressions: readonly {
+  readonly seed: number
+  readonly profile?: Profile
+  readonly found: string
+  readonly pinnedBy: string
+}[] = [
   {
     seed: 16,
     found: 'a failed write stood for the later one of the same entry: the follower never caught up',
@@ -42,5 +49,11 @@ export const regressions: readonly { readonly seed: number; readonly found: stri
     seed: 6380,
     found: 'the success of a snapshot made a member like C believed, stale tail included',
     pinnedBy: 'leader.test.ts',
+  },
+  {
+    seed: 347,
+    profile: 'half-written disks',
+    found: 'the only voter, having voted for another, led in the same term when it started: two leaders',
+    pinnedBy: 'lone-voter-has-voted.txt',
   },
 ]

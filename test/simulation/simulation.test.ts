@@ -7,7 +7,7 @@ import { brokenCores } from './broken-cores.js'
 import { addCounts, noCounts } from './checkers.js'
 import { regressions } from './regressions.js'
 import { simulate, SimulationFailure } from './simulate.js'
-import { profiles } from './swarm.js'
+import { profiles, type Swarm } from './swarm.js'
 
 const seedCount = Number(process.env['SIM_SEEDS'] ?? 400)
 const firstSeed = Number(process.env['SIM_FROM'] ?? 1)
@@ -24,9 +24,10 @@ function failureOf(run: () => void): string | undefined {
 }
 
 test('seeds that failed in the past pass', (t) => {
-  for (const { seed, found } of regressions) {
+  for (const { seed, profile, found } of regressions) {
+    const swarm = (drawn: Swarm) => ({ ...drawn, ...(profile === undefined ? {} : profiles[profile]) })
     t.is(
-      failureOf(() => simulate({ seed })),
+      failureOf(() => simulate({ seed, swarm })),
       undefined,
       found,
     )
