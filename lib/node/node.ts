@@ -166,7 +166,7 @@ export class Node {
         progressTimeoutMs: limits.installSnapshotTimeoutMs,
         onMessage: (from, address, message) => driver.onMessage(from, address, message),
         onSnapshot: (from, address, message, contentBytes, content) =>
-          void driver.onSnapshot(from, address, message, contentBytes, content),
+          void driver.onSnapshot(from, address, message, contentBytes, content).catch(onInternalError),
         onUnreachable: (to) => driver.onUnreachable(to),
         onWarning: warn,
       })

@@ -194,7 +194,8 @@ export class RaftDriver implements Replicator {
     content: AsyncIterable<Uint8Array>,
   ): Promise<void> {
     if (this.#stopped || this.#failure !== undefined || this.#received !== undefined) {
-      await drain(content)
+      // Given up unread: the stream to us ends, and the leader tries again.
+      await content[Symbol.asyncIterator]().return?.()
       return
     }
     let received: ReceivedSnapshot
@@ -214,9 +215,10 @@ export class RaftDriver implements Replicator {
     }
     this.#received = received
     this.#step({ type: 'receive', from, address, message })
-    this.#flush()
-    // Raft asks for the installation in a Ready, taken just now, or does not want it.
-    if (this.#received === received) {
+    // Raft asks for it in a Ready, once what it handed out before is applied; or does not want it.
+    const wanted = this.#raft.installingSnapshot?.last
+    const { last } = received.description
+    if (this.#received === received && (wanted?.index !== last.index || wanted.term !== last.term)) {
       this.#received = undefined
       await received.discard()
     }
@@ -614,6 +616,8 @@ export class RaftDriver implements Replicator {
   #maybeSnapshot(applied: Index): void {
     const { limits, stateMachine, directory } = this.#options
     if (applied - this.#snapshotIndex < limits.snapshotThreshold) return
+    // Committed by the others' disks; ours has yet to write it. The next apply looks again.
+    if (applied > this.#raft.lastPersisted) return
     if (this.#bytesSinceSnapshot < snapshotGrowth * this.#snapshotBytes) return
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
@@ -682,10 +686,6 @@ export class RaftDriver implements Replicator {
     this.#snapshotIndex = snapshot.last.index
     this.#step({ type: 'snapshotInstalled', last: snapshot.last })
   }
-}
-
-async function drain(content: AsyncIterable<Uint8Array>): Promise<void> {
-  for await (const piece of content) void piece
 }
 
 const notLeader = (): DqliteError => new DqliteError('NOT_LEADER', 'not leader')
