@@ -194,7 +194,7 @@ export class RaftDriver implements Replicator {
     content: AsyncIterable<Uint8Array>,
   ): Promise<void> {
     if (this.#stopped || this.#failure !== undefined || this.#received !== undefined) {
-      // Given up unread: the stream to us ends, and the leader tries again.
+      // Given up unread; the leader tries again.
       await content[Symbol.asyncIterator]().return?.()
       return
     }
