@@ -437,8 +437,9 @@ function onRejection(leadership: Leadership, progress: Progress, message: Append
     case 'snapshot':
       if (rejected !== progress.snapshotIndex) return
       progress.becomeProbe()
-      // The next attempt waits for a heartbeat.
+      // The next attempt waits for the answer to a heartbeat.
       progress.isProbing = true
+      progress.unansweredProbes = 1
       return
     case 'replicate':
       // Late news, unless it has lost what it once had, or we believed too much: then the probe finds out.

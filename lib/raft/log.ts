@@ -11,6 +11,8 @@ const trimmedSlotsMin = 1024
 /** Stands in trimmed slots, so that they hold no data. */
 const trimmed: Entry = { type: 'barrier', index: 0, term: 0, byteLength: 0 }
 
+const nothing: readonly Entry[] = []
+
 export interface TakeRange {
   readonly first: Index
   readonly last: Index
@@ -36,7 +38,7 @@ export class Log {
   #evictNext: Index
 
   // Followers at the same position get the same array.
-  #taken: readonly Entry[] = []
+  #taken: readonly Entry[] = nothing
   #takenEntriesMax = 0
   #takenBytesMax = 0
   #takenLimit: Index = 0
@@ -185,6 +187,7 @@ export class Log {
       const entry = this.#slots[slot]!
       if (entry.type !== 'command' || entry.data === undefined) continue
       this.#cachedBytes -= entry.byteLength
+      this.#forgetTaken()
       // A new value: entries that others hold keep their data.
       this.#slots[slot] = {
         type: 'command',
@@ -212,7 +215,7 @@ export class Log {
   }
 
   #forgetTaken(): void {
-    this.#taken = []
+    this.#taken = nothing
   }
 }
 

@@ -12,7 +12,9 @@
  * - `messages` may leave at once.
  * - apply `committed` and step `applied`; the next batch is handed out only then, so a slow state machine is not flooded.
  * - a Ready with `snapshot` carries no entries and nothing to apply, and comes when everything handed out before is
- *   applied. Until `snapshotInstalled` or `snapshotFailed` no entry is handed out either.
+ *   applied. Until `snapshotInstalled` or `snapshotFailed` no entry is handed out either. A host that holds the content
+ *   of a received snapshot asks `installingSnapshot` whether it is wanted.
+ * - a local snapshot at `index` carries `configurationAt(index)`, and is taken of what is persisted as well as applied.
  */
 import assert from 'node:assert/strict'
 import { campaign, handleRequestVote, handleRequestVoteResult, tickCandidate } from './candidate.js'

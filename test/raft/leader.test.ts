@@ -521,10 +521,15 @@ test('the success of a snapshot does not vouch for what a C follower has behind 
   t.is(raft.commitIndex, 7)
 })
 
-test('a refused snapshot is tried again at a heartbeat, not at once (raft-wire §6.4)', (t) => {
+test('a refused snapshot is tried again after a heartbeat, not at once (raft-wire §6.4)', (t) => {
   const raft = installing()
   receive(raft, 2n, refused(2, 7, 1))
   t.is(stateOf(raft, 2n)[0], 'probe')
+  t.deepEqual(settle(raft).messages, [])
+  tick(raft, testOptions.heartbeatTicks)
+  t.deepEqual(appendsTo(settle(raft).messages, 2n), [[7]])
+  receive(raft, 2n, refused(2, 7, 1))
+  t.true(all(settle(raft)).some(({ type }) => type === 'installSnapshot'))
 })
 
 test('a snapshot that is not answered in time is given up (raft-wire §6.1)', (t) => {
