@@ -489,7 +489,8 @@ export class Checker {
         return
       }
       case 'appendEntriesResult': {
-        if (message.rejected !== 0) return
+        // One of an earlier term was true when it was made; a Ready that is taken late is like a slow network.
+        if (message.rejected !== 0 || message.term < disk.term) return
         const last = message.lastLogIndex
         // The stored term may be older: what can be committed in this term is an entry of this term, and those are stored
         // behind the term itself.
