@@ -135,7 +135,13 @@ export const nodeOptions = {
   ),
   catchUpRoundTimeoutMs: number(50_000, 'ms', 100, 3_600_000, 'Longest round of a promotion.'),
   // Storage.
-  snapshotThreshold: number(1024, 'entries', 1, 1_000_000_000, 'Applied entries after which a snapshot is taken.'),
+  snapshotThreshold: number(
+    1024,
+    'entries',
+    1,
+    1_000_000_000,
+    'Applied entries after which a snapshot is taken, once they are also four times as large as the last one.',
+  ),
   snapshotTrailing: number(
     8192,
     'entries',

@@ -296,9 +296,9 @@ bool Statement::PrefersWorker() {
     sqlite3_finalize(plan);
     return found;
   };
-  // INSERT … SELECT between tables of one shape copies cells and has no plan.
+  // INSERT … SELECT between tables of one shape copies cells, or records where hooks may look, and has no plan.
   prefers_worker_ =
-      explains("EXPLAIN QUERY PLAN ", 3, {"SCAN", "USE TEMP B-TREE"}) || explains("EXPLAIN ", 1, {"RowCell"});
+      explains("EXPLAIN QUERY PLAN ", 3, {"SCAN", "USE TEMP B-TREE"}) || explains("EXPLAIN ", 1, {"RowCell", "RowData"});
   return prefers_worker_ != 0;
 }
 

@@ -15,6 +15,8 @@ LZ4F_preferences_t Preferences(uint64_t content_bytes) {
   preferences.frameInfo.blockMode = LZ4F_blockLinked;
   preferences.frameInfo.contentChecksumFlag = LZ4F_contentChecksumEnabled;
   preferences.frameInfo.contentSize = content_bytes;
+  // Faster than LZ4's default, for a few per cent of size: a snapshot must not cost what the transactions cost.
+  preferences.compressionLevel = -8;
   return preferences;
 }
 

@@ -452,6 +452,9 @@ const failureCodeMax = 0xffff
 function trueFailure(body: Uint8Array): ResponseOf<'failure'> {
   const reader = new ByteReader(body)
   const columns = reader.index()
+  // A DUMP that fails has got as far as the number of files. No row fits between a count and a failure at its side.
+  const ofDump = lastFailure(body, reader.offset)
+  if (ofDump !== undefined) return ofDump
   if (columns <= body.byteLength / 8) {
     for (let i = 0; i < columns; i++) reader.textBytes()
     for (;;) {

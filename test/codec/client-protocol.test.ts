@@ -14,7 +14,7 @@ import {
 } from '../../lib/codec/client-protocol.js'
 import { MessageStream, type RawMessage } from '../../lib/codec/message-stream.js'
 import { encodeParameters } from '../../lib/codec/tuple.js'
-import { DqliteError } from '../../lib/errors.js'
+import { DqliteError, errorFromWire } from '../../lib/errors.js'
 import * as golden from './golden.js'
 
 const { hex } = golden
@@ -248,6 +248,23 @@ test('a body cut anywhere is malformed, or lacks only its parameters or its role
         t.is((error as DqliteError).code, 'BAD_RESPONSE')
       }
   }
+})
+
+test('the FAILURE of a DUMP that C 1.11 cannot make is understood behind its number of files', (t) => {
+  const body = Buffer.concat([
+    hex('0200000000000000 0b00000000000000'),
+    Buffer.from('failed to dump database\0'), // 24 bytes
+  ])
+  t.deepEqual(decodeResponse({ type: 0, schema: 0, body }), {
+    type: 'failure',
+    code: 11,
+    message: 'failed to dump database',
+  })
+})
+
+test("a C 1.11 leader that hands over leaks its Raft's number for not leader", (t) => {
+  t.is(errorFromWire(7, 'no more rows available').code, 'NOT_LEADER')
+  t.is(errorFromWire(7, 'out of memory').code, 'SQLITE')
 })
 
 test('a text with NUL is refused where it would be cut silently', (t) => {

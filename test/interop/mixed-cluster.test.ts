@@ -120,11 +120,11 @@ test('one of ours as leader sends its snapshot to a C node, to a new one and to 
   await cluster.identical('app')
 })
 
-test('databases that shrink: C 1.11 keeps the pages behind the end, the content is the same', async (t) => {
+test('a database that shrinks: C 1.11 keeps the pages behind the end, and has the same content', async (t) => {
   const cluster = await MixedCluster.start(t, ['ours', 'C', 'C'])
   const db = cluster.client({ database: 'app' })
   await db.exec(createTable)
-  await fill(cluster, 500)
+  await fill(cluster, 200)
   await db.exec('DELETE FROM t WHERE a > 20')
   await db.exec('VACUUM')
   const sizes = await cluster.identical('app', { upToHeaderSize: true })
@@ -133,12 +133,11 @@ test('databases that shrink: C 1.11 keeps the pages behind the end, the content 
     await cluster.leadBy(member)
     t.is(await rowCount(db), 20)
     t.deepEqual([...(await db.query('PRAGMA integrity_check', [], { rowMode: 'array' }))], [['ok']])
-    await fill(cluster, 100)
-    await db.exec('DELETE FROM t WHERE a > 20')
   }
-  await cluster.leadBy(cluster.members[0]!)
-  await fill(cluster, 500)
-  await cluster.identical('app')
+  // Growing again makes them alike. (Until then C 1.11 cannot take a snapshot, in clusters of its own neither: see
+  // docs/compatibility.md.)
+  await fill(cluster, 250)
+  t.is(new Set(await cluster.identical('app')).size, 1)
 })
 
 test('a spare of ours in a C cluster is promoted under writes, and leads', async (t) => {

@@ -141,7 +141,8 @@ test('a log answers like an array that is walked', (t) => {
               }
               break
             case 'truncate': {
-              const index = between(base.index, lastIndex, action.at)
+              // Never below a snapshot: what it stands for is committed.
+              const index = between(Math.max(base.index, naive.snapshotLast.index), lastIndex, action.at)
               log.truncateAfter(index)
               naive.truncateAfter(index)
               term++

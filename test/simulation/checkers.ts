@@ -345,11 +345,13 @@ export class Checker {
       return
     }
     const term = raft.termAt(index)
+    const electors = voters(raft.configuration)
+    // raft-wire §6.3: the only voter may commit all that it has stored when it starts; no other majority can differ.
+    const isAlone = electors.length === 1 && electors[0]!.id === server.id
     check(
-      term === raft.term,
+      term !== undefined && (term === raft.term || isAlone),
       () => `server ${server.id} commits ${index}/t${term} in term ${raft.term} by counting (dissertation §3.6.2)`,
     )
-    const electors = voters(raft.configuration)
     const holders = electors.filter(({ id }) => this.#servers.get(id)?.disk.holds({ index, term }) === true)
     check(
       holders.length > electors.length / 2,
@@ -437,8 +439,18 @@ export class Checker {
 
   onDurable(server: ModelServer): void {
     const { term, votedFor, firstIndex, entries } = server.disk
+    if (votedFor !== undefined) {
+      const key = `${server.id}/${term}`
+      const before = this.#votesDurable.get(key)
+      check(
+        before === undefined || before === votedFor,
+        () => `server ${server.id} has voted for ${before} and for ${votedFor} in term ${term}`,
+      )
+      this.#votesDurable.set(key, votedFor)
+    }
     const learned = this.#learned.get(server.id) ?? new WeakSet()
     this.#learned.set(server.id, learned)
+    if (server.isDiskSuspect) return
     // Entries that neither a disk nor a message has may be forgotten and their place used again.
     for (let at = entries.length - 1; at >= 0; at--) {
       const entry = entries[at]!
@@ -448,14 +460,6 @@ export class Checker {
       this.#learn(entry, prevTerm)
     }
     check(entries.length === 0 || entries[0]!.index === firstIndex, () => `server ${server.id}: a shifted log on disk`)
-    if (votedFor === undefined) return
-    const key = `${server.id}/${term}`
-    const before = this.#votesDurable.get(key)
-    check(
-      before === undefined || before === votedFor,
-      () => `server ${server.id} has voted for ${before} and for ${votedFor} in term ${term}`,
-    )
-    this.#votesDurable.set(key, votedFor)
   }
 
   /** What leaves a server as a promise must be true on its disk at this moment (§3.8). */

@@ -159,6 +159,7 @@ export class MixedCluster {
   readonly members: MemberProcess[] = []
   readonly dir: string
   readonly #t: ExecutionContext
+  #lastId = 0
 
   private constructor(t: ExecutionContext, dir: string) {
     this.#t = t
@@ -185,7 +186,7 @@ export class MixedCluster {
 
   /** Starts one more, which is not a member yet. */
   async launch(kind: Kind, flags: readonly string[] = []): Promise<MemberProcess> {
-    const id = this.members.length + 1
+    const id = ++this.#lastId
     const [port] = await freePorts(1)
     const options = { id, address: `127.0.0.1:${port!}`, dir: path.join(this.dir, String(id)), flags }
     const member = await MemberProcess.start(kind, options)
@@ -194,7 +195,15 @@ export class MixedCluster {
   }
 
   async add(member: MemberProcess, role: 'voter' | 'standby' | 'spare' = 'voter'): Promise<void> {
-    await this.with(async (client) => client.add({ id: member.id, address: member.address, role }))
+    await this.with((client) => client.add({ id: member.id, address: member.address, role }), { retryBusy: true })
+  }
+
+  /** Takes it out of the cluster, ends it and forgets its directory: its id never comes back. */
+  async remove(member: MemberProcess): Promise<void> {
+    await this.with((client) => client.remove(member.id), { retryBusy: true })
+    await member.stop()
+    this.members.splice(this.members.indexOf(member), 1)
+    rmSync(member.options.dir, { recursive: true })
   }
 
   get running(): MemberProcess[] {

@@ -132,6 +132,8 @@ export class ModelServer {
   mirror: Entry[] = []
   mirrorBase: EntryId = { index: 0, term: 0 }
   isInstalling = false
+  /** A write has failed, and what it may have left on the disk is not cut yet. */
+  isDiskSuspect = false
   /** Readys wait while this is set (a host takes them at the end of its turn). */
   isHoldingReady = false
 
@@ -204,6 +206,7 @@ export class ModelServer {
     this.raft = undefined
     this.applyQueue = []
     this.disk.crash(keptOperations)
+    this.isDiskSuspect = false
     this.#world.onDurable(this)
   }
 
@@ -328,6 +331,7 @@ export class ModelServer {
     const steps: (() => void)[] = []
     for (const batch of done) {
       for (const operation of batch.operations) this.disk.apply(operation)
+      this.isDiskSuspect = false
       this.#world.onDurable(this)
       for (const envelope of batch.messages) this.#send(envelope)
       const tail = batch.entries.at(-1)
@@ -415,6 +419,7 @@ export class ModelServer {
         installs: undefined,
       },
     ]
+    this.isDiskSuspect = true
     this.mirror.length = Math.max(0, Math.min(this.mirror.length, first - 1 - this.mirrorBase.index))
     this.#world.onDiskWork(this)
     this.step({ type: 'persistFailed', first })
