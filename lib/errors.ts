@@ -102,7 +102,8 @@ const byWire = new Map<number, ErrorCode>(
  * out of memory, and always says so.
  */
 export function errorFromWire(wire: number, message: string): DqliteError {
-  if (wire === 8202 || (wire === 7 && message !== 'out of memory')) return new DqliteError('NOT_LEADER', message, { wire })
+  if (wire === 8202 || (wire === 7 && message !== 'out of memory'))
+    return new DqliteError('NOT_LEADER', message, { wire })
   if (wire === 8458) return new DqliteError('LEADERSHIP_LOST', message, { wire })
   const code = byWire.get(wire) ?? ((wire & 0xff) === 5 ? 'BUSY' : 'SQLITE')
   return new DqliteError(code, message, { wire })

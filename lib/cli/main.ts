@@ -31,6 +31,10 @@ program
   .requiredOption('--address <address>', 'the address that the cluster knows this node by')
   .requiredOption('--dir <dir>', 'data directory; created if it does not exist')
   .option('--bind <address>', 'where to listen: host:port, /path/of/a/socket or @name (default: the address)')
+  .option(
+    '--dial-proxy <path>',
+    'reach other nodes through the Unix socket of a process that answers "ADDRESS" with "OK" and then carries the stream',
+  )
   .option('--network-latency-ns <ns>', 'one-way latency L between nodes: heartbeat 1.5 L, election timeout 15 L')
   .option('--failure-domain <n>', 'a number that nodes sharing a fate have in common')
   .option('--snapshot-threshold <entries>', 'applied entries after which a snapshot is taken')

@@ -8,6 +8,7 @@ import { mkdir, rmdir } from 'node:fs/promises'
 import path from 'node:path'
 import v8 from 'node:v8'
 import { DqliteError } from '../errors.js'
+import { dialThroughProxy } from '../network/dial-proxy.js'
 import { Node, type NodeOptions } from '../node/node.js'
 import { nodeOptions, type NodeLimits, snapshotStrategies, type SnapshotStrategy } from '../options.js'
 
@@ -17,6 +18,7 @@ export interface ServeFlags {
   readonly address: string
   readonly dir: string
   readonly bind?: string
+  readonly dialProxy?: string
   readonly networkLatencyNs?: string
   readonly failureDomain?: string
   readonly snapshotThreshold?: string
@@ -62,6 +64,7 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
     ['--address', flags.address],
     ['--dir', flags.dir],
     ['--bind', flags.bind],
+    ['--dial-proxy', flags.dialProxy],
   ] as const)
     if (value === '') throw bad(flag, value, 'not empty')
 
@@ -85,6 +88,7 @@ export function nodeOptionsFromFlags(flags: ServeFlags): NodeOptions {
     dir: flags.dir,
     limits,
     ...(flags.bind !== undefined && { bind: flags.bind }),
+    ...(flags.dialProxy !== undefined && { dial: dialThroughProxy(flags.dialProxy) }),
     // 1 ms to 1 h, as the C library's call takes it (raft-wire §6.1).
     ...(flags.networkLatencyNs !== undefined && {
       networkLatencyNs: Number(uint64('--network-latency-ns', flags.networkLatencyNs, 1_000_000n, 3_600_000_000_000n)),
@@ -151,7 +155,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
   }
   // A start that fails says one thing; what was odd about one that succeeds is said after it.
   warn = (text) => void process.stderr.write(`dqlite: warning: ${text.replaceAll(/\s*\n\s*/g, ' ')}\n`)
-  process.stdout.write(`ready ${node.bindAddress}\n`)
+  process.stdout.write(`ready ${node.bindAddress ?? options.address}\n`)
   for (const text of warnings) warn(text)
 
   const failure = await Promise.race([asked, failed])

@@ -78,5 +78,44 @@ export async function dial(address: string, options: DialOptions): Promise<net.S
   })
 }
 
+/**
+ * An application's own dial, held to what it promises: in time, or not at all, and a socket. One that comes too late is
+ * closed.
+ */
+export function guarded(custom: Dial): Dial {
+  return (address, { timeoutMs, signal }) =>
+    new Promise((resolve, reject) => {
+      if (signal?.aborted === true) return reject(aborted(address, signal))
+      // Ends the attempt, if it listens, whoever gives up.
+      const attempt = new AbortController()
+      let isSettled = false
+      const settle = (error: unknown, socket?: net.Socket): void => {
+        if (isSettled) return
+        isSettled = true
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
+        if (socket !== undefined) return resolve(socket)
+        attempt.abort(error)
+        reject(error instanceof Error ? error : new Error(String(error)))
+      }
+      const onAbort = (): void => settle(aborted(address, signal!))
+      const timer = setTimeout(
+        () => settle(new DqliteError('NO_CONNECTION', `no connection to ${address} within ${timeoutMs} ms`)),
+        timeoutMs,
+      )
+      signal?.addEventListener('abort', onAbort, { once: true })
+      const dialled = async (): Promise<void> => {
+        const socket: unknown = await custom(address, { timeoutMs, signal: attempt.signal })
+        if (!(socket instanceof net.Socket))
+          throw new DqliteError('BAD_OPTION', 'option dial gave something that is not a net.Socket or tls.TLSSocket')
+        // As dial's own: an error before the owner listens must not end the process.
+        socket.on('error', () => socket.destroy())
+        if (isSettled) socket.destroy()
+        else settle(undefined, socket)
+      }
+      dialled().catch((error: unknown) => settle(error))
+    })
+}
+
 const aborted = (address: string, signal: AbortSignal): DqliteError =>
   new DqliteError('ABORTED', `connecting to ${address} was aborted`, { cause: signal.reason })

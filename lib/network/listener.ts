@@ -1,5 +1,5 @@
 /**
- * The one listening socket of a node: accepts, tells clients from peers by their first bytes (raft-wire §1.1,
+ * Where connections to a node arrive, on its listening socket or from whoever else listens for it: accepts, tells clients from peers by their first bytes (raft-wire §1.1,
  * client-protocol §1.2), hands them over. Does not know what either says afterwards.
  *
  *   accepted → word (8 bytes, in time) → type of the first message → client
@@ -38,8 +38,8 @@ export interface PeerConnection {
 }
 
 export interface ListenerOptions {
-  /** `host:port`, `[v6]:port`, `/path`, `@abstract`; port 0 and `@` alone let the system choose. */
-  readonly bind: string
+  /** `host:port`, `[v6]:port`, `/path`, `@abstract`; port 0 and `@` alone let the system choose. False: no socket. */
+  readonly bind: string | false
   /** Called with clients whose first message has begun. The socket is the callee's: errors, closing, everything. */
   readonly onClient: (client: ClientConnection) => void
   readonly onPeer: (peer: PeerConnection) => void
@@ -67,7 +67,7 @@ const typeOffset = handshakeBytes + 4
 
 export class Listener {
   readonly #options: ListenerOptions
-  readonly #server: net.Server
+  readonly #server: net.Server | undefined
   readonly #census: Census
   #address = ''
   #closing: Promise<void> | undefined
@@ -79,45 +79,53 @@ export class Listener {
       client: options.connectionsMax,
       peer: options.peersMax ?? peersMaxDefault,
     })
-    this.#server = net.createServer(
-      { noDelay: true, keepAlive: true, keepAliveInitialDelay: keepAliveDelayMs },
-      (socket) => this.#accept(socket),
-    )
+    if (options.bind !== false)
+      this.#server = net.createServer(
+        { noDelay: true, keepAlive: true, keepAliveInitialDelay: keepAliveDelayMs },
+        (socket) => this.#accept(socket),
+      )
   }
 
   /** Rejects with ADDRESS_IN_USE or BAD_OPTION, both naming the address. */
   static async listen(options: ListenerOptions): Promise<Listener> {
     const listener = new Listener(options)
-    const parsed = parseAddress(options.bind)
+    const server = listener.#server
+    if (options.bind === false || server === undefined) return listener
+    const bind = options.bind
+    const parsed = parseAddress(bind)
     const target = parsed.kind === 'unix' && parsed.path === '\0' ? { ...parsed, path: abstractName() } : parsed
     try {
-      await listener.#bind(target)
+      await listen(server, target)
     } catch (cause) {
-      if (target.kind !== 'unix' || !(await removeStale(target.path))) throw bindError(options.bind, cause)
-      await listener.#bind(target).catch((again: unknown) => {
-        throw bindError(options.bind, again)
+      if (target.kind !== 'unix' || !(await removeStale(target.path))) throw bindError(bind, cause)
+      await listen(server, target).catch((again: unknown) => {
+        throw bindError(bind, again)
       })
     }
-    listener.#server.on('error', (error) => options.onError?.(error))
-    listener.#address = actualAddress(listener.#server.address())
+    server.on('error', (error) => options.onError?.(error))
+    listener.#address = actualAddress(server.address())
     return listener
   }
 
-  #bind(target: ParsedAddress): Promise<void> {
-    const server = this.#server
-    return new Promise((resolve, reject) => {
-      server.once('error', reject)
-      // exclusive: in a cluster of processes every node still has its own socket.
-      server.listen({ ...(target.kind === 'unix' ? { path: target.path } : target), exclusive: true }, () => {
-        server.off('error', reject)
-        resolve()
-      })
-    })
-  }
-
-  /** Where it listens, in the grammar that `dial` reads. */
+  /** Where it listens, in the grammar that `dial` reads; empty: it has no socket of its own. */
   get address(): string {
     return this.#address
+  }
+
+  /**
+   * Takes over a connection that somebody else accepted, e.g. for an HTTP upgrade (client-protocol §12.6): from its
+   * protocol word on, of which `head` has been read already. From now on the socket is ours.
+   */
+  accept(socket: net.Socket, head: Uint8Array): void {
+    // Its 'close' may be over, and with it our only way to hear of it.
+    if (socket.destroyed) return
+    socket.setNoDelay(true)
+    socket.setKeepAlive(true, keepAliveDelayMs)
+    socket.setTimeout(0)
+    // HTTP servers let a connection live when the other end has said good-bye; a stream of ours is over then.
+    socket.allowHalfOpen = false
+    if (head.byteLength > 0) socket.unshift(head)
+    this.#accept(socket)
   }
 
   /** Stops listening and closes what has not been handed over. Connections handed over belong to others. */
@@ -127,7 +135,7 @@ export class Listener {
 
   async #close(): Promise<void> {
     // The server's own 'close' waits for connections that are not ours any more; its socket is closed at once.
-    this.#server.close()
+    this.#server?.close()
     const arriving = [...this.#census.arriving]
     const gone = arriving.map((socket) => new Promise<void>((resolve) => void socket.once('close', () => resolve())))
     for (const socket of arriving) socket.destroy()
@@ -267,6 +275,17 @@ class Arrival {
 }
 
 // -------------------------------------------------------------------------------------------------------- binding
+
+function listen(server: net.Server, target: ParsedAddress): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    // exclusive: in a cluster of processes every node still has its own socket.
+    server.listen({ ...(target.kind === 'unix' ? { path: target.path } : target), exclusive: true }, () => {
+      server.off('error', reject)
+      resolve()
+    })
+  })
+}
 
 function bindError(bind: string, cause: unknown): DqliteError {
   const { code, message } = cause as NodeJS.ErrnoException

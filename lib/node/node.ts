@@ -2,12 +2,13 @@
  * One running member of a cluster: opens the rooms in order, wires them, closes them in reverse.
  * Decides nothing while it runs.
  */
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 
 import { encodeConfiguration, entryFromParts, entryTypeCode } from '../codec/log-entry.js'
 import { Engine } from '../engine/database.js'
 import { DqliteError } from '../errors.js'
-import { dial, parseAddress, type Dial } from '../network/dial.js'
+import { dial, guarded, parseAddress, type Dial } from '../network/dial.js'
 import { Listener } from '../network/listener.js'
 import { Transport } from '../network/transport.js'
 import { nodeLimits, snapshotStrategies, type NodeLimits, type SnapshotStrategy } from '../options.js'
@@ -30,8 +31,11 @@ export interface NodeOptions {
   readonly address: string
   /** The data directory, created if it is missing. Locked while the node runs. */
   readonly dir: string
-  /** Where to listen, default `address`: `host:port`, a Unix socket's path, or `@name` (abstract). */
-  readonly bind?: string
+  /**
+   * Where to listen, default `address`: `host:port`, a Unix socket's path, or `@name` (abstract). False: nowhere, all
+   * connections come through `accept`.
+   */
+  readonly bind?: string | false
   /** One-way network latency in ns; sets heartbeat to 1.5 and election timeout to 15 times it, as C dqlite does. */
   readonly networkLatencyNs?: number
   readonly failureDomain?: bigint | number
@@ -39,7 +43,10 @@ export interface NodeOptions {
   /** Whether damage that the other members can repair may be set aside at start. Default true. */
   readonly autoRecovery?: boolean
   readonly limits?: Partial<Record<keyof NodeLimits, number>>
-  /** How connections to peers are made; default: TCP or Unix sockets by address. */
+  /**
+   * How connections to peers are made; default: TCP or Unix sockets by address. What it gives (a `net.Socket`, also a
+   * `tls.TLSSocket`) carries the dqlite stream from its first byte on: an HTTP upgrade is over by then.
+   */
   readonly dial?: Dial
   /** How files are reached; default: the operating system. Tests break it. */
   readonly disk?: Disk
@@ -60,7 +67,7 @@ const uint64Max = (1n << 64n) - 1n
 interface Checked {
   readonly id: ServerId
   readonly address: string
-  readonly bind: string
+  readonly bind: string | false
   readonly limits: NodeLimits
   readonly snapshotStrategy: SnapshotStrategy
   readonly failureDomain: bigint
@@ -159,7 +166,7 @@ export class Node {
       const transport = new Transport({
         id: checked.id,
         address: checked.address,
-        dial: options.dial ?? dial,
+        dial: options.dial === undefined ? dial : guarded(options.dial),
         connectTimeoutMs: limits.connectTimeoutMs,
         reconnectMs: limits.reconnectMs,
         sendQueueBytesMax: limits.sendQueueBytesMax,
@@ -191,9 +198,22 @@ export class Node {
     }
   }
 
-  /** Where it listens, as clients may dial it: a port of 0 has become a real one. */
-  get bindAddress(): string {
-    return this.#listener.address
+  /** Where it listens, as clients may dial it: a port of 0 has become a real one. Undefined with `bind: false`. */
+  get bindAddress(): string | undefined {
+    return this.#listener.address === '' ? undefined : this.#listener.address
+  }
+
+  /**
+   * Takes over a connection that the application has accepted: a `net.Socket` or `tls.TLSSocket` on which a client or
+   * a peer speaks dqlite next, from its protocol word on. `head`: what was read of that already, as an HTTP server's
+   * 'upgrade' event gives it. Nobody else may read from the socket. Throws BAD_OPTION for anything else; a stopped node
+   * closes the connection.
+   */
+  accept(socket: Duplex, head: Uint8Array = new Uint8Array()): void {
+    if (!(socket instanceof Socket) || socket.readableEncoding !== null)
+      throw new DqliteError('BAD_OPTION', 'accept takes a net.Socket or tls.TLSSocket, without an encoding')
+    if (!(head instanceof Uint8Array)) throw new DqliteError('BAD_OPTION', 'accept takes a Buffer as head')
+    this.#listener.accept(socket, head)
   }
 
   get status(): NodeStatus {
@@ -239,7 +259,9 @@ function check(options: NodeOptions): Checked {
   if (typeof options.dir !== 'string' || options.dir === '')
     throw new DqliteError('BAD_OPTION', `option dir is ${JSON.stringify(options.dir)}; it must name a directory`)
   const bind = options.bind ?? options.address
-  parseAddress(bind)
+  if (bind !== false) parseAddress(bind)
+  if (options.dial !== undefined && typeof options.dial !== 'function')
+    throw new DqliteError('BAD_OPTION', 'option dial must be a function that gives a promise of a socket')
   const snapshotStrategy = options.snapshotStrategy ?? 'static'
   if (!snapshotStrategies.includes(snapshotStrategy))
     throw new DqliteError(

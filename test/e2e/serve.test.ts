@@ -11,6 +11,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { freePorts } from '../../lib/cli/node-process.js'
+import { connect } from '../../lib/index.js'
+import { dialThroughProxy } from '../../lib/network/dial-proxy.js'
 
 const cli = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..', 'lib', 'cli', 'main.js')
 
@@ -208,4 +210,50 @@ test('help and version end with status 0', async (t) => {
   const version = await dqlite(t, ['--version']).ended
   t.is(version.status, 0)
   t.regex(version.stdout, /^\d+\.\d+\.\d+\n$/)
+})
+
+test('nodes whose connections a dial proxy makes form a cluster, and go on without one of them', async (t) => {
+  const dir = temporaryDirectory(t)
+  const ids = [1, 2, 3]
+  const socketOf = (id: number) => path.join(dir, `node-${id}`)
+  const proxy = path.join(dir, 'proxy')
+  const program = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'support', 'dial-proxy.js')
+  const child = spawn(process.execPath, [program, proxy, ...ids.map((id) => `member-${id}=${socketOf(id)}`)], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+  // Their addresses are names that mean something to the proxy only.
+  const runs = ids.map((id) =>
+    serve(t, {
+      id: String(id),
+      address: `member-${id}`,
+      dir: path.join(dir, `data-${id}`),
+      bind: socketOf(id),
+      'dial-proxy': proxy,
+      'network-latency-ns': '20000000',
+    }),
+  )
+  for (const [i, run] of runs.entries()) t.is(await run.ready, `ready ${socketOf(ids[i]!)}`)
+  const dial = dialThroughProxy(proxy)
+  await using db = await connect({ addresses: ids.map((id) => `member-${id}`), database: 'app', dial })
+  for (const id of [2, 3]) await db.add({ id: BigInt(id), address: `member-${id}` })
+  await db.exec('CREATE TABLE t (x)')
+  await db.exec('INSERT INTO t VALUES (randomblob(3000000))')
+  const leader = Number((await db.leader()).id)
+  runs[leader - 1]!.child.kill('SIGKILL')
+  await db.exec('INSERT INTO t VALUES (1)', [], { idempotent: true })
+  t.true((await db.query<{ n: number }>('SELECT count(*) AS n FROM t'))[0]!.n >= 2)
+  for (const [i, run] of runs.entries()) {
+    if (i === leader - 1) continue
+    run.child.stdin!.end()
+    t.is((await run.ended).status, 0)
+  }
+})
+
+test('a dial proxy that cannot be one is refused in one line', async (t) => {
+  const dir = path.join(temporaryDirectory(t), 'data')
+  const options = { id: '1', address: await freeAddress(), dir, 'dial-proxy': '127.0.0.1:9' }
+  await refuses(t, serve(t, options), /dial proxy "127\.0\.0\.1:9" must be/)
+  t.false(existsSync(dir))
 })

@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { dial, parseAddress } from '../../lib/network/dial.js'
-import { rawServer } from './sockets.js'
+import { dial, guarded, parseAddress } from '../../lib/network/dial.js'
+import { rawServer, until } from './sockets.js'
 
 test('the grammar of addresses', (t) => {
   const tcp = (host: string, port: number): object => ({ kind: 'tcp', host, port })
@@ -74,4 +74,38 @@ test('a reset after connecting is no unhandled error', async (t) => {
   await new Promise((resolve) => void socket.once('close', resolve))
   t.true(socket.destroyed)
   await server.close()
+})
+
+test("an application's dial that hangs is given up in time, and a socket that comes too late is closed", async (t) => {
+  const server = await rawServer((socket) => void socket.resume())
+  const late: net.Socket[] = []
+  let signalled = 0
+  const hanging = guarded(async (_, { signal }) => {
+    signal?.addEventListener('abort', () => signalled++)
+    const socket = await dial(server.address, { timeoutMs: 5000 })
+    late.push(socket)
+    await new Promise((resolve) => setTimeout(resolve, 150))
+    return socket
+  })
+  await t.throwsAsync(hanging('a:1', { timeoutMs: 20 }), { code: 'NO_CONNECTION', message: /a:1 within 20 ms/ })
+  const abort = new AbortController()
+  setTimeout(() => abort.abort(), 20)
+  await t.throwsAsync(hanging('a:1', { timeoutMs: 5000, signal: abort.signal }), { code: 'ABORTED' })
+  await t.throwsAsync(hanging('a:1', { timeoutMs: 5000, signal: abort.signal }), { code: 'ABORTED' })
+  t.is(signalled, 2)
+  await until(() => late.length === 2 && late.every((socket) => socket.destroyed), 'late sockets are closed')
+  await server.close()
+})
+
+test("an application's dial may throw, reject with anything, or give something else", async (t) => {
+  const options = { timeoutMs: 1000 }
+  const throwing = (error: unknown) =>
+    guarded(() => {
+      throw error
+    })
+  await t.throwsAsync(throwing(new TypeError('no'))('a:1', options), { instanceOf: TypeError, message: 'no' })
+  // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- an application may
+  await t.throwsAsync(guarded(() => Promise.reject('text'))('a:1', options), { message: 'text' })
+  const something = guarded(() => Promise.resolve({} as net.Socket))
+  await t.throwsAsync(something('a:1', options), { code: 'BAD_OPTION', message: /not a net\.Socket/ })
 })

@@ -1,7 +1,7 @@
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
-import type net from 'node:net'
+import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { spawnSync } from 'node:child_process'
@@ -258,4 +258,74 @@ test('the path of a listener that was killed can be used again', async (t) => {
   await heard.close()
   await gone
   rmSync(dir, { recursive: true })
+})
+
+/** Both ends of a connection that somebody else accepted, as an HTTP server would. */
+async function foreign(t: ExecutionContext) {
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }).listen(0, '127.0.0.1')
+  const accepted = once(server, 'connection') as Promise<[net.Socket]>
+  await once(server, 'listening')
+  const far = await connectTo(`127.0.0.1:${(server.address() as net.AddressInfo).port}`)
+  const [near] = await accepted
+  near.on('error', () => undefined)
+  t.teardown(() => {
+    far.destroy()
+    near.destroy()
+    server.close()
+  })
+  return { far, near }
+}
+
+test('without a socket of its own it takes what others accepted, with what they have read', async (t) => {
+  const heard = await listen({ bind: false })
+  t.is(heard.listener.address, '')
+  const client = await foreign(t)
+  const first = Buffer.concat([word, leader])
+  heard.listener.accept(client.near, first.subarray(0, 11))
+  client.far.write(first.subarray(11))
+  await until(() => heard.clients.length === 1, 'a client')
+  await until(() => heard.bytes.get(heard.clients[0]!.socket)!.equals(leader), 'its request')
+
+  const peer = await foreign(t)
+  heard.listener.accept(peer.near, Buffer.concat([connect, Buffer.from('rest')]))
+  await until(() => heard.peers.length === 1, 'a peer')
+  t.is(heard.peers[0]!.id, 3n)
+  await until(() => heard.bytes.get(heard.peers[0]!.socket)!.equals(Buffer.from('rest')), 'its rest')
+  // The other end has nothing more to say: for an HTTP server that would not be the end.
+  client.far.end()
+  await closed(client.near)
+  t.true(client.near.destroyed)
+  await heard.close()
+})
+
+test('what others accepted counts, is limited in time, and is closed after the end', async (t) => {
+  const heard = await listen({ bind: false, connectionsMax: 1, handshakeTimeoutMs: 50 })
+  const silent = await foreign(t)
+  heard.listener.accept(silent.near, Buffer.alloc(0))
+  await closed(silent.far)
+
+  const one = await foreign(t)
+  heard.listener.accept(one.near, Buffer.concat([word, leader]))
+  await until(() => heard.clients.length === 1, 'a client')
+  const two = await foreign(t)
+  heard.listener.accept(two.near, Buffer.concat([word, leader]))
+  await closed(two.far)
+  t.is(heard.clients.length, 1)
+
+  // A connection that is over already is not counted for ever.
+  one.far.destroy()
+  await closed(one.near)
+  const over = await foreign(t)
+  over.near.destroy()
+  await closed(over.near)
+  heard.listener.accept(over.near, Buffer.alloc(0))
+  const three = await foreign(t)
+  heard.listener.accept(three.near, Buffer.concat([word, leader]))
+  await until(() => heard.clients.length === 2, 'another client')
+
+  await heard.close()
+  const late = await foreign(t)
+  heard.listener.accept(late.near, Buffer.concat([word, leader]))
+  await closed(late.far)
+  t.is(heard.clients.length, 2)
 })
