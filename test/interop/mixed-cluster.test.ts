@@ -14,6 +14,7 @@ import {
   MixedCluster,
   snapshotsIn,
   type Kind,
+  type MemberProcess,
 } from '../support/members.js'
 
 const test = cMissing === undefined ? anyTest.serial : anyTest.serial.skip
