@@ -14,6 +14,7 @@ import {
   MixedCluster,
   snapshotsIn,
   type Kind,
+  type MemberProcess,
 } from '../support/members.js'
 
 const test = cMissing === undefined ? anyTest.serial : anyTest.serial.skip
@@ -93,29 +94,33 @@ test('a C leader sends its snapshot, with a WAL in it, to one of ours', async (t
 })
 
 test('one of ours as leader sends its snapshot to a C node, to a new one and to one that was away', async (t) => {
+  t.timeout(90_000)
   const flags = ['--snapshot-threshold', '64', '--snapshot-trailing', '64']
   const cluster = await MixedCluster.start(t, ['ours', 'C', 'C'], { flags, joins: false })
   const [leader, ...followers] = cluster.members
   const db = cluster.client({ database: 'app', addresses: [leader!.address] })
   await db.exec(createTable)
   await db.exec('CREATE INDEX tb ON t (b)')
-  await fill(cluster, 300)
-  const isSnapshotBeyond = (dir: string, index: number) => () => snapshotsIn(dir).some((each) => each > index)
-  await eventually('a snapshot of 200 entries', isSnapshotBeyond(leader!.options.dir, 200))
+  let rows = 0
+  const newest = (member: MemberProcess): number => snapshotsIn(member.options.dir)[0] ?? 0
+  /** Snapshots are taken beside the writes. */
+  const fillUntilSnapshotBeyond = async (index: number): Promise<void> => {
+    for (; newest(leader!) <= index; rows += 100) await fill(cluster, 100)
+  }
+  await fillUntilSnapshotBeyond(200)
   for (const follower of followers) await cluster.add(follower)
-  for (const follower of followers) t.true(snapshotsIn(follower.options.dir)[0]! > 200)
+  for (const follower of followers) t.true(newest(follower) > 0)
   await cluster.identical('app')
 
   const [away] = followers
+  const before = newest(away!)
   await away!.kill()
-  const [before] = snapshotsIn(leader!.options.dir)
-  await fill(cluster, 400)
-  await eventually('a newer snapshot', isSnapshotBeyond(leader!.options.dir, before! + 200))
+  await fillUntilSnapshotBeyond(newest(leader!) + 300)
   await away!.start()
   await cluster.identical('app')
-  t.true(snapshotsIn(away!.options.dir)[0]! > before!)
+  t.true(newest(away!) > before)
   await cluster.leadBy(away!)
-  t.is(await rowCount(db), 700)
+  t.is(await rowCount(db), rows)
   await fill(cluster, 10)
   await cluster.identical('app')
 })
