@@ -121,17 +121,12 @@ export class FakeMember {
 
 /** As an honest follower that keeps everything would. */
 export function acknowledge(message: Message): PeerMessage | undefined {
-  switch (message.type) {
-    case 'appendEntries': {
-      const { prev, entries, term } = message
-      // A question about an index that no log reaches (dissertation §6.4).
-      if (prev.index > 2 ** 52)
-        return { type: 'appendEntriesResult', term, rejected: prev.index, lastLogIndex: 0, features: 0 }
-      return { type: 'appendEntriesResult', term, rejected: 0, lastLogIndex: prev.index + entries.length, features: 0 }
-    }
-    case 'requestVote':
-      return { type: 'requestVoteResult', term: message.term, granted: false, preVote: message.preVote }
-    default:
-      return undefined
-  }
+  if (message.type === 'requestVote')
+    return { type: 'requestVoteResult', term: message.term, granted: false, preVote: message.preVote }
+  if (message.type !== 'appendEntries') return undefined
+  const { prev, entries, term } = message
+  // A question about an index that no log reaches (dissertation §6.4).
+  if (prev.index > 2 ** 52)
+    return { type: 'appendEntriesResult', term, rejected: prev.index, lastLogIndex: 0, features: 0 }
+  return { type: 'appendEntriesResult', term, rejected: 0, lastLogIndex: prev.index + entries.length, features: 0 }
 }
