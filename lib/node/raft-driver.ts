@@ -114,6 +114,7 @@ export class RaftDriver implements Replicator {
   #applyQueue: Entry[] = []
   #applying = false
   #received: ReceivedSnapshot | undefined
+  #hasConflict = false
   #snapshotIndex: Index
   /** Bytes of entries applied since the newest snapshot, and the size of that one. */
   #bytesSinceSnapshot = 0
@@ -384,7 +385,13 @@ export class RaftDriver implements Replicator {
 
   /** Notices a change of role at once (nobody may act on an old one) and asks for a Ready at the end of the turn. */
   #afterStep(): void {
-    const { state, term } = this.#raft
+    const { state, term, conflictIndex } = this.#raft
+    if (conflictIndex !== undefined && !this.#hasConflict) {
+      this.#hasConflict = true
+      this.#options.onWarning(
+        `a leader contradicts the committed entry ${conflictIndex}: it belongs to another cluster, or has lost its disk`,
+      )
+    }
     if (this.#leading !== undefined && (state !== 'leader' || term !== this.#leading.term)) this.#loseLeadership()
     if (this.#leading === undefined && state === 'leader') {
       this.#leading = { term, electionIndex: this.#raft.lastIndex }

@@ -838,11 +838,12 @@ export const fixed: readonly Sequence[] = [
 
 // ------------------------------------------------------------------------------------- what 1.11 does not survive
 
-/** Sent to ours alone, which answers or closes the connection, and lives. */
-export const deadly: readonly (Sequence & { readonly reason: string })[] = [
+/** Sent to ours alone. `answer` is that to the last step. */
+export const deadly: readonly (Sequence & { readonly reason: string; readonly answer: string | RegExp })[] = [
   {
     ...bare('a message of no words', { connection: 0, text: 'no words', bytes: Buffer.alloc(8), shape: 'one' }),
     reason: 'aborts (§1.5)',
+    answer: 'closed',
   },
   {
     ...bare('a message that announces 2 GiB', {
@@ -852,9 +853,18 @@ export const deadly: readonly (Sequence & { readonly reason: string })[] = [
       shape: 'one',
     }),
     reason: 'its loop spins for ever (§1.5)',
+    answer: 'closed',
   },
-  { ...sql('PRAGMA journal_mode = DELETE', E('PRAGMA journal_mode = DELETE')), reason: 'aborts (§10)' },
-  { ...sql('PRAGMA page_size = 512', E('PRAGMA page_size = 512')), reason: 'aborts (§10)' },
+  {
+    ...sql('PRAGMA journal_mode = DELETE', E('PRAGMA journal_mode = DELETE')),
+    reason: 'aborts (§10)',
+    answer: 'failure 23 "not authorized"',
+  },
+  {
+    ...sql('PRAGMA page_size = 512', E('PRAGMA page_size = 512')),
+    reason: 'aborts (§10)',
+    answer: 'failure 23 "not authorized"',
+  },
   {
     ...sql(
       'text in a BOOLEAN column',
@@ -862,6 +872,7 @@ export const deadly: readonly (Sequence & { readonly reason: string })[] = [
       Q('SELECT c FROM t'),
     ),
     reason: 'aborts (§4.4)',
+    answer: 'rows ["c"] text:"abc" | float:1.5 | blob:00 done',
   },
   {
     ...sql(
@@ -870,9 +881,18 @@ export const deadly: readonly (Sequence & { readonly reason: string })[] = [
       Q('SELECT c FROM t'),
     ),
     reason: 'aborts (§4.4)',
+    answer: 'rows ["c"] float:1.5 | blob:00 done',
   },
-  { ...bare('a format of DESCRIBE', ask.describe(1)), reason: 'crashes (§7.15)' },
-  { ...sql('a statement that was finalized', P('SELECT 1'), P('SELECT 2'), F(0), Y(0)), reason: 'crashes (§7.5)' },
+  {
+    ...bare('a format of DESCRIBE', ask.describe(1)),
+    reason: 'crashes (§7.15)',
+    answer: 'failure 15 "bad format version"',
+  },
+  {
+    ...sql('a statement that was finalized', P('SELECT 1'), P('SELECT 2'), F(0), Y(0)),
+    reason: 'crashes (§7.5)',
+    answer: 'failure 12 "no statement with the given id"',
+  },
   {
     ...sql(
       'RETURNING, executed',
@@ -882,6 +902,7 @@ export const deadly: readonly (Sequence & { readonly reason: string })[] = [
       Q('SELECT a FROM t'),
     ),
     reason: 'aborts at the next request (§7.5)',
+    answer: 'rows ["a"] 1:2 done',
   },
   {
     ...sql(
@@ -891,19 +912,30 @@ export const deadly: readonly (Sequence & { readonly reason: string })[] = [
       Q('SELECT a FROM t'),
     ),
     reason: 'returns the rows and does not replicate the write (§7.6)',
+    answer: 'rows ["a"] 1:1 done',
   },
   {
     ...sql('a write, queried', E('CREATE TABLE t (a)'), Q('INSERT INTO t VALUES (1)'), Q('SELECT a FROM t')),
     reason: 'not replicated (§7.6, §18)',
+    answer: 'rows ["a"] 1:1 done',
   },
-  { ...sql('VACUUM INTO', E("VACUUM INTO 'file'")), reason: 'writes a database that is not replicated (§10)' },
+  {
+    ...sql('VACUUM INTO', E("VACUUM INTO 'file'")),
+    reason: 'writes a database that is not replicated (§10)',
+    answer: 'failure 23 "authorization denied"',
+  },
   {
     ...bare('a name that is too long', ask.open('n'.repeat(511))),
     reason: 'closes the connection, and aborts at its next snapshot',
+    answer: /^failure 14 /,
   },
-  { ...bare('a database without a name', ask.open('')), reason: 'crashes (§7.3)' },
-  { ...bare('a database in memory', ask.open(':memory:')), reason: 'crashes (§7.3)' },
-  { ...sql('600 columns', Q(`SELECT ${numbers(600).join(', ')}`)), reason: 'an endless answer (§9.8)' },
+  { ...bare('a database without a name', ask.open('')), reason: 'crashes (§7.3)', answer: /^failure 14 / },
+  { ...bare('a database in memory', ask.open(':memory:')), reason: 'crashes (§7.3)', answer: /^failure 14 / },
+  {
+    ...sql('600 columns', Q(`SELECT ${numbers(600).join(', ')}`)),
+    reason: 'an endless answer (§9.8)',
+    answer: /^rows .*1:599 1:600 done$|^rows .*1 rows .* done$/,
+  },
 ]
 
 // ------------------------------------------------------------------------------------------------------ generator
