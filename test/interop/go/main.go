@@ -2,9 +2,11 @@
 // step. Knows only addresses and process ids; the nodes may be anybody's. One line per check on standard output, status
 // 1 at the first that fails.
 //
-//	main --addr A,B,C --pids PID,PID,PID
+//	main --addr A,B,C --pids PID,PID,PID [--parameters N]
 //
-// The first address is the node that bootstrapped; the others are added here. The leader is killed at the end.
+// The first address is the node that bootstrapped; the others are added here. The leader is killed at the end. N is how
+// many parameters the driver can send: 255 before 1.20 (schema 0 alone), more since (schema 1). The import paths below
+// are those of 1.x; a build against a later major version changes them and nothing else.
 package main
 
 import (
@@ -32,6 +34,8 @@ var (
 	pids      []int
 	ctx       context.Context
 	db        *sql.DB
+
+	parametersMax int
 )
 
 func check(title string, step func() error) {
@@ -358,6 +362,55 @@ func values() error {
 	return nil
 }
 
+// Above 255 parameters the driver changes to the second layout of tuples (schema 1).
+func manyParameters() error {
+	if err := run("CREATE TABLE wide (id INTEGER PRIMARY KEY, t TEXT)"); err != nil {
+		return err
+	}
+	counts := []int{1, 7, 8, 254, 255}
+	for _, n := range []int{256, 257, 1000, 32766} {
+		if n <= parametersMax {
+			counts = append(counts, n)
+		}
+	}
+	for _, n := range counts {
+		args := make([]interface{}, n)
+		for i := range args {
+			args[i] = strconv.Itoa(i)
+		}
+		places := strings.Repeat(", (?)", n)[2:]
+		r, err := exec("INSERT INTO wide (t) VALUES "+places, args...)
+		if err != nil {
+			return fmt.Errorf("%d parameters: %w", n, err)
+		}
+		if affected, _ := r.RowsAffected(); affected != int64(n) {
+			return fmt.Errorf("%d parameters: %d rows affected", n, affected)
+		}
+		if err := expect("SELECT count(*) FROM wide WHERE t IN ("+strings.Repeat(", ?", n)[2:]+")", int64(n), args...); err != nil {
+			return fmt.Errorf("%d parameters: %w", n, err)
+		}
+		// By id too: EXEC and QUERY have both layouts as well.
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		remove, err := conn.PrepareContext(ctx, "DELETE FROM wide WHERE t IN ("+strings.Repeat(", ?", n)[2:]+")")
+		if err == nil {
+			if r, err = remove.ExecContext(ctx, args...); err == nil {
+				if affected, _ := r.RowsAffected(); affected != int64(n) {
+					err = fmt.Errorf("%d rows deleted", affected)
+				}
+			}
+			remove.Close()
+		}
+		conn.Close()
+		if err != nil {
+			return fmt.Errorf("%d parameters, prepared: %w", n, err)
+		}
+	}
+	return expect("SELECT count(*) FROM wide", 0)
+}
+
 const manyRows = 100000
 
 func largeResult() error {
@@ -541,6 +594,7 @@ func killLeader() error {
 func main() {
 	addr := flag.String("addr", "", "addresses of the nodes; the first has bootstrapped")
 	pid := flag.String("pids", "", "their process ids, in the same order")
+	flag.IntVar(&parametersMax, "parameters", 255, "how many parameters the driver can send")
 	flag.Parse()
 	addresses = strings.Split(*addr, ",")
 	for _, p := range strings.Split(*pid, ",") {
@@ -576,6 +630,7 @@ func main() {
 	check("transactions commit, roll back and keep constraints", transactions)
 	check("prepared statements are executed, queried and closed", preparedStatements)
 	check("NULL, integers, floats, texts, blobs, booleans and times come back", values)
+	check("statements take as many parameters as the driver can send", manyParameters)
 	check("a result of 100,000 rows arrives whole", largeResult)
 	check("a result closed before its end leaves the connection usable", abandonedResult)
 	check("eight writers at once lose nothing", concurrentWriters)
