@@ -140,7 +140,7 @@ export const nodeOptions = {
     'entries',
     1,
     1_000_000_000,
-    'Applied entries after which a snapshot is taken, once they are also four times as large as the last one.',
+    'Applied entries after which a snapshot is taken, once they are also several times as large as the last one.',
   ),
   snapshotTrailing: number(
     8192,

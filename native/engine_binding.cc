@@ -61,6 +61,11 @@ class Call {
     return value;
   }
   size_t Size(int i) const { return static_cast<size_t>(Number(i)); }
+  bool Bool(int i) const {
+    bool value = false;
+    napi_get_value_bool(env, arguments_[i], &value);
+    return value;
+  }
   std::string Text(int i) const {
     size_t bytes = 0;
     napi_get_value_string_utf8(env, arguments_[i], nullptr, 0, &bytes);
@@ -73,6 +78,11 @@ class Call {
     size_t size = 0;
     napi_get_typedarray_info(env, arguments_[i], nullptr, &size, &data, nullptr, nullptr);
     return {static_cast<uint8_t*>(data), size};
+  }
+  // The name of a database: any bytes.
+  std::string Key(int i) const {
+    const Bytes bytes = GetBytes(i);
+    return {reinterpret_cast<const char*>(bytes.data), bytes.size};
   }
   // Is there a NUL right behind the bytes, in the same buffer?
   bool IsTerminated(int i) const {
@@ -351,18 +361,19 @@ napi_value NewEngine(const Call& call) {
   return call.self;
 }
 
-// database(name) → Database, or undefined for a name that no database can have
+// database(name, isReplicated) → Database, or undefined for a name that no database can have. One that others have
+// replicated may have any name; only connections care, and are not made.
 napi_value EngineDatabase(const Call& call) {
   const std::shared_ptr<EngineCore>& core = call.Self<EngineObject>()->core;
-  const std::string name = call.Text(0);
-  if (!vfs::Vfs::IsName(name)) return call.Undefined();
+  const std::string name = call.Key(0);
+  if (!call.Bool(1) && !vfs::Vfs::IsName(name)) return call.Undefined();
   auto object = std::make_unique<DatabaseObject>(DatabaseObject{core, core->vfs->Open(name)});
   return NewObject(call.env, core->environment->database, std::move(object));
 }
 
 // drop(name) → false: connections are open
 napi_value EngineDrop(const Call& call) {
-  return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Text(0)));
+  return call.FromBool(call.Self<EngineObject>()->core->vfs->Drop(call.Key(0)));
 }
 
 napi_value EngineInterrupt(const Call& call) {

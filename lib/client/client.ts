@@ -214,8 +214,10 @@ export class Client extends Calls {
     options: CallOptions = {},
   ): Promise<void> {
     const id = serverId(server.id)
-    await this.#tell({ type: 'add', id, address: server.address }, 'add', options)
-    if (server.role !== 'spare') await this.assign(id, server.role ?? 'voter', options)
+    const { address, role = 'voter' } = server
+    await this.#tell({ type: 'add', id, address }, 'add', options)
+    if (role !== 'spare') await this.assign(id, role, options)
+    this.#discovery.learnOne({ id, address, role })
   }
 
   /** Changes a member's role. To become a voter it must be reachable and catch up: up to 60 s unless told otherwise. */

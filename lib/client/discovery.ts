@@ -74,6 +74,11 @@ export class Discovery {
     if (members.length > 0) this.#members = members.slice(0, membersMax)
   }
 
+  /** A member that was just added: it may be the next leader before anybody has been asked for the list again. */
+  learnOne(member: Member): void {
+    this.learn([...this.#members.filter(({ id }) => id !== member.id), member])
+  }
+
   /** Addresses to ask: members, voters first, then the caller's. */
   get addresses(): string[] {
     const rank = { voter: 0, standby: 1, spare: 2 } as const

@@ -107,6 +107,11 @@ export class ByteReader {
     return decodeName(this.textBytes())
   }
 
+  /** The name of a replicated database: what others have committed cannot be refused. See `decodeKey`. */
+  key(): string {
+    return decodeKey(this.textBytes())
+  }
+
   blob(): Uint8Array {
     const length = this.index()
     const padded = pad8(length)
@@ -138,6 +143,21 @@ export function decodeName(bytes: Uint8Array): string {
     throw malformed('a name that is not UTF-8', cause)
   }
 }
+
+/**
+ * A name of any bytes as a string, one to one: UTF-8, or NUL and a character per byte where it is not UTF-8. C members
+ * take such names from their clients; ours does not (NUL is in no name that it accepts).
+ */
+export function decodeKey(bytes: Uint8Array): string {
+  try {
+    return strictUtf8.decode(bytes)
+  } catch {
+    return `\0${asBuffer(bytes).toString('latin1')}`
+  }
+}
+
+export const encodeKey = (key: string): Buffer =>
+  key.startsWith('\0') ? Buffer.from(key.slice(1), 'latin1') : Buffer.from(key)
 
 /** Grows as it is written; `finish` gives the memory away without a copy. */
 export class ByteWriter {

@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict'
 import type { Configuration, Index, ServerId, Term } from '../raft/types.js'
-import { ByteReader, ByteWriter, malformed, pad8 } from './bytes.js'
+import { ByteReader, ByteWriter, encodeKey, malformed, pad8 } from './bytes.js'
 import { decodeConfiguration, encodeConfiguration } from './log-entry.js'
 
 /** CRC-32 of disk-format §2 over `bytes[start, end)`, continuing from `seed`. */
@@ -287,12 +287,13 @@ export function encodeContentHeader(databases: number): Buffer {
 }
 
 export function databaseHeaderBytes(name: string): number {
-  return pad8(Buffer.byteLength(name) + 1) + 16
+  return pad8(encodeKey(name).byteLength + 1) + 16
 }
 
 export function encodeDatabaseHeader(name: string, mainBytes: number, walBytes: number): Buffer {
-  assert(!name.includes('\0'))
-  return new ByteWriter(databaseHeaderBytes(name)).text(name).u64(mainBytes).u64(walBytes).finish()
+  const key = encodeKey(name)
+  assert(!key.includes(0))
+  return new ByteWriter(databaseHeaderBytes(name)).text(key).u64(mainBytes).u64(walBytes).finish()
 }
 
 /** What a piece of content means. Bytes are views of the chunk that was pushed. */
@@ -360,7 +361,7 @@ export class ContentDecoder {
     const end = pad8(nameEnd + 1) + 16
     if (header.byteLength < end) return undefined
     const reader = new ByteReader(header.subarray(0, end))
-    const name = reader.name()
+    const name = reader.key()
     const mainBytes = reader.index()
     const walBytes = reader.index()
     this.#mainLeft = mainBytes

@@ -6,6 +6,9 @@ import assert from 'node:assert/strict'
 import type { Configuration, Entry, Index, Role, Server, Term } from '../raft/types.js'
 import { ByteReader, ByteWriter, asBuffer, decodeName, malformed, pad8 } from './bytes.js'
 
+/** The names of databases in commands, as bytes. */
+export { encodeKey } from './bytes.js'
+
 // ------------------------------------------------------------------------------------------------ configurations
 
 const configurationFormat = 1
@@ -99,11 +102,11 @@ export function decodeCommand(data: Uint8Array): Command {
   if (format !== commandFormat) throw malformed(`command format ${format}`)
   switch (code) {
     case commandCodes.open:
-      return { type: 'open', database: reader.name() }
+      return { type: 'open', database: reader.key() }
     case commandCodes.undo:
       return { type: 'undo', transactionId: reader.u64() }
     case commandCodes.checkpoint:
-      return { type: 'checkpoint', database: reader.name() }
+      return { type: 'checkpoint', database: reader.key() }
     case commandCodes.frames:
       return decodeFrames(reader)
     default:
@@ -112,7 +115,7 @@ export function decodeCommand(data: Uint8Array): Command {
 }
 
 function decodeFrames(reader: ByteReader): FramesCommand {
-  const database = reader.name()
+  const database = reader.key()
   reader.bytes(12)
   const isCommit = reader.u8() !== 0
   reader.bytes(3)
@@ -137,7 +140,7 @@ export function commandDatabase(data: Uint8Array): string | undefined {
   const reader = new ByteReader(data)
   if (reader.u8() !== commandFormat || reader.u8() !== commandCodes.frames) return undefined
   reader.bytes(6)
-  return reader.name()
+  return reader.key()
 }
 
 export interface Page {

@@ -69,9 +69,9 @@ export interface NativeDatabase {
 }
 
 export interface NativeEngine {
-  /** `undefined`: not a name that a database can have. */
-  database(name: string): NativeDatabase | undefined
-  drop(name: string): boolean
+  /** `undefined`: not a name that a database can have. A replicated one may have any name and no connections. */
+  database(name: Uint8Array, isReplicated: boolean): NativeDatabase | undefined
+  drop(name: Uint8Array): boolean
   interrupt(): void
   stop(): void
 }

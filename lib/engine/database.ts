@@ -6,6 +6,7 @@
  * to C8 of pipelined commit; the mechanism is native/vfs.h.
  */
 import assert from 'node:assert/strict'
+import { encodeKey } from '../codec/log-entry.js'
 import { DqliteError, errorFromWire } from '../errors.js'
 import { engineAddon } from './addon-engine.js'
 import { Connection } from './connection.js'
@@ -19,6 +20,8 @@ export interface EngineOptions {
   /** A transaction whose command would be larger fails at its commit, with SQLITE_TOOBIG, and is rolled back. */
   readonly transactionBytesMax?: number
 }
+
+const nameBytesMax = 504
 
 /** Commands are encoded into slabs of this size; a larger one gets its own memory. */
 const commandSlabBytes = 256 * 1024
@@ -40,12 +43,30 @@ export class Engine {
 
   /** Existing or new; a new one has one local page, which is not replicated. */
   database(name: string): Database {
-    const existing = this.#databases.get(name)
-    if (existing !== undefined) return existing
+    const database = this.#databases.get(name) ?? this.#create(name, false)
+    if (database?.isOpenable !== true)
+      throw new DqliteError('CANNOT_OPEN', `not a name a database can have: ${JSON.stringify(name)}`)
+    return database
+  }
+
+  /**
+   * For what Raft has committed: C 1.11 lets its clients choose names that ours may not (`x-wal`, bytes that are not
+   * UTF-8). Such a database is kept, and never connected to.
+   */
+  replicated(name: string): Database {
+    const database = this.#databases.get(name) ?? this.#create(name, false) ?? this.#create(name, true)
+    assert(database !== undefined)
+    return database
+  }
+
+  #create(name: string, isReplicated: boolean): Database | undefined {
     if (this.#closing !== undefined) throw new DqliteError('CLOSED', 'the engine is closed')
-    const native = this.#native.database(name)
-    if (native === undefined) throw new DqliteError('CANNOT_OPEN', `not a name a database can have: "${name}"`)
-    const database = new Database(name, native)
+    // The longest that C dqlite opens: a longer one would stop C members that are to apply it.
+    const isTooLong = Buffer.byteLength(name) > nameBytesMax
+    if (!isReplicated && (isTooLong || name.includes('\0'))) return undefined
+    const native = this.#native.database(encodeKey(name), isReplicated)
+    if (native === undefined) return undefined
+    const database = new Database(name, native, !isReplicated)
     this.#databases.set(name, database)
     return database
   }
@@ -61,7 +82,7 @@ export class Engine {
 
   /** Forgets a database completely. It has no connections. Open images of it stay whole. */
   drop(name: string): void {
-    assert(this.#native.drop(name), `database ${name} has connections`)
+    assert(this.#native.drop(encodeKey(name)), `database ${name} has connections`)
     this.#databases.delete(name)
   }
 
@@ -84,13 +105,18 @@ export class Database {
   #slab: Buffer | undefined
   #slabUsed = 0
 
-  /** Made by `Engine.database`. */
-  constructor(name: string, native: NativeDatabase) {
+  /** Made by `Engine.database` or `Engine.replicated`. */
+  constructor(
+    name: string,
+    native: NativeDatabase,
+    readonly isOpenable: boolean,
+  ) {
     this.name = name
     this.#native = native
   }
 
   connect(): Connection {
+    assert(this.isOpenable)
     const native = this.#native.connect()
     if (Array.isArray(native)) {
       const [code, message] = native as readonly [number, string]

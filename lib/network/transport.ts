@@ -47,7 +47,7 @@ export interface TransportOptions {
   ) => void
   /** Something to this peer was lost. Never called from within `send`; once for all that was lost in a turn. */
   readonly onUnreachable: (to: ServerId) => void
-  /** A peer's connection was closed because of what it sent. Once per connection. */
+  /** A peer's connection was closed because of what it sent. At most once a minute per peer, however often it comes. */
   readonly onWarning?: (text: string) => void
 }
 
@@ -55,6 +55,7 @@ const silenceTimeoutMsDefault = 10_000
 const backoffStartMs = 50
 /** While there is no connection only the newest messages wait: older ones are stale when it comes (C keeps 3). */
 const messagesWithoutConnectionMax = 8
+const warningPauseMs = 60_000
 /** Peers at once in each direction; beyond, the one that has been idle for longest loses its connection. */
 const peersMax = 256
 
@@ -65,10 +66,19 @@ export class Transport {
   /** Everything that `close` waits for. */
   readonly #running = new Set<Promise<unknown>>()
   readonly #unreachable = new Set<ServerId>()
+  readonly #warnedAtMs = new Map<ServerId, number>()
   #closing: Promise<void> | undefined
 
   constructor(options: TransportOptions) {
     this.#options = options
+  }
+
+  #warn(id: ServerId, text: string): void {
+    const nowMs = performance.now()
+    if (nowMs - (this.#warnedAtMs.get(id) ?? -Infinity) < warningPauseMs) return
+    if (this.#warnedAtMs.size >= peersMax) this.#warnedAtMs.clear()
+    this.#warnedAtMs.set(id, nowMs)
+    this.#options.onWarning?.(text)
   }
 
   /** Messages of one call to one peer leave in one write. The data of every command must be in memory. */
@@ -120,7 +130,7 @@ export class Transport {
     // Nobody may speak for us, and 0 is nobody.
     if (this.#closing !== undefined || id === 0n || id === this.#options.id) {
       socket.destroy()
-      if (this.#closing === undefined) this.#options.onWarning?.(`a peer announced the impossible id ${id.toString()}`)
+      if (this.#closing === undefined) this.#warn(id, `a peer announced the impossible id ${id.toString()}`)
       return
     }
     // A peer has one connection to us; an older one is what a lost connection left behind.
@@ -128,6 +138,7 @@ export class Transport {
     if (this.#inbound.size >= peersMax) evictOldest(this.#inbound)
     const inbound = new Inbound(peer, {
       ...this.#options,
+      onWarning: (text) => this.#warn(id, text),
       onBytes: () => this.#outbound.get(id)?.heard(),
     })
     this.#inbound.set(id, inbound)

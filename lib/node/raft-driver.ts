@@ -62,8 +62,12 @@ export interface RaftStatus {
   readonly lastPersisted: Index
 }
 
-/** A snapshot costs what it is large; the log written since must be this many times as much. */
-const snapshotGrowth = 4
+/**
+ * A snapshot costs what it is large; the log written since must be this many times as much. Drawn anew each time, so
+ * that the members, who all apply the same, do not all write snapshots at the same moment.
+ */
+const snapshotGrowthMin = 3
+const snapshotGrowthMax = 6
 
 interface Held {
   readonly index: Index
@@ -110,10 +114,12 @@ export class RaftDriver implements Replicator {
   #applyQueue: Entry[] = []
   #applying = false
   #received: ReceivedSnapshot | undefined
+  #hasConflict = false
   #snapshotIndex: Index
   /** Bytes of entries applied since the newest snapshot, and the size of that one. */
   #bytesSinceSnapshot = 0
   #snapshotBytes = 0
+  #snapshotGrowth = snapshotGrowthMin
   #takingSnapshot: Promise<void> | undefined
 
   constructor(options: RaftDriverOptions) {
@@ -379,7 +385,13 @@ export class RaftDriver implements Replicator {
 
   /** Notices a change of role at once (nobody may act on an old one) and asks for a Ready at the end of the turn. */
   #afterStep(): void {
-    const { state, term } = this.#raft
+    const { state, term, conflictIndex } = this.#raft
+    if (conflictIndex !== undefined && !this.#hasConflict) {
+      this.#hasConflict = true
+      this.#options.onWarning(
+        `a leader contradicts the committed entry ${conflictIndex}: it belongs to another cluster, or has lost its disk`,
+      )
+    }
     if (this.#leading !== undefined && (state !== 'leader' || term !== this.#leading.term)) this.#loseLeadership()
     if (this.#leading === undefined && state === 'leader') {
       this.#leading = { term, electionIndex: this.#raft.lastIndex }
@@ -611,14 +623,14 @@ export class RaftDriver implements Replicator {
 
   /**
    * Raft-wire §6.6: after an apply, once enough entries were applied since the last one. But not before the log has
-   * grown by four times what the last snapshot was large: a large database under load would be written over and over.
+   * grown by several times what the last snapshot was large: a large database under load would be written over and over.
    */
   #maybeSnapshot(applied: Index): void {
     const { limits, stateMachine, directory } = this.#options
     if (applied - this.#snapshotIndex < limits.snapshotThreshold) return
     // Committed by the others' disks; ours has yet to write it. The next apply looks again.
     if (applied > this.#raft.lastPersisted) return
-    if (this.#bytesSinceSnapshot < snapshotGrowth * this.#snapshotBytes) return
+    if (this.#bytesSinceSnapshot < this.#snapshotGrowth * this.#snapshotBytes) return
     if (this.#takingSnapshot !== undefined || this.#stopped || this.#failure !== undefined) return
     const term = this.#raft.termAt(applied)
     assert(term !== undefined, 'a just applied entry is in the log')
@@ -630,6 +642,7 @@ export class RaftDriver implements Replicator {
     const image = stateMachine.openImage()
     this.#bytesSinceSnapshot = 0
     this.#snapshotBytes = image.contentBytes
+    this.#snapshotGrowth = snapshotGrowthMin + this.#options.random() * (snapshotGrowthMax - snapshotGrowthMin)
     const take = async (): Promise<void> => {
       try {
         await directory.snapshots.take(snapshot, image.contentBytes, image.content())

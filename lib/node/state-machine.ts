@@ -60,7 +60,7 @@ export class StateMachine {
     const name = commandDatabase(entry.data)
     // OPEN, UNDO and CHECKPOINT come from old logs and mean nothing to this engine (raft-wire §5).
     if (name === undefined) return
-    const database = this.#engine.database(name)
+    const database = this.#engine.replicated(name)
     database.apply(entry.data)
     // A deleted database is forgotten with its last connection (raft-wire §5.2); here there is none.
     if (database.isDeleted && database.connections === 0) {
@@ -104,7 +104,7 @@ export class StateMachine {
           if (part.type === 'database') {
             target?.finish()
             restored.add(part.name)
-            target = new RestoreTarget(this.#engine.database(part.name), part.mainBytes, part.walBytes)
+            target = new RestoreTarget(this.#engine.replicated(part.name), part.mainBytes, part.walBytes)
           } else if (part.type === 'main') target!.main(part.bytes)
           else target!.wal(part.bytes)
         }

@@ -55,6 +55,9 @@ export interface SnapshotStore {
   ): Promise<ReceivedSnapshot>
 }
 
+/** Written to the disk, not only to the system, at a time. */
+const portionBytes = 1024 * 1024
+
 export interface StoredSnapshot {
   readonly name: SnapshotName
   readonly description: SnapshotDescription
@@ -157,6 +160,7 @@ export class DiskSnapshotStore implements SnapshotStore {
       const structure = new ContentDecoder()
       let seen = 0
       let position = 0
+      let synced = 0
       const write = async (bytes: number): Promise<void> => {
         try {
           await writeAll(file, target.subarray(0, bytes), position)
@@ -164,6 +168,12 @@ export class DiskSnapshotStore implements SnapshotStore {
           throw diskFailed('write a snapshot', cause)
         }
         position += bytes
+        // In small portions: a disk that is handed a whole snapshot at its end has no time for the log meanwhile.
+        if (position - synced < portionBytes) return
+        synced = position
+        await file.dataSync().catch((cause: unknown) => {
+          throw diskFailed('write a snapshot', cause)
+        })
       }
       await write(frame.begin(target))
       for await (const chunk of content) {

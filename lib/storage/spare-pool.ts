@@ -1,6 +1,7 @@
 /**
  * Open segments ready for use: created, preallocated and overwritten with zeros before entries come (disk-format §4.3),
- * because a first write to unwritten extents costs the disk almost as much again. Does not know entries.
+ * because a small first write to unwritten extents costs the disk almost as much again. A log in a hurry writes large
+ * pieces and shares the disk with these zeros: then they wait. Does not know entries.
  *
  * Counters are used in order without gaps: the loader takes open segments in the order of their counters.
  */
@@ -13,6 +14,9 @@ import { type Disk, type DiskFile, type AppendWriter, writeAll } from './disk.js
 const sparesMax = 2
 /** One write of zeros; short, so that it does not stand in the way of the log. A spare is taken after at most one. */
 const zeroPieceBytes = 256 * 1024
+
+/** A log that has used up a segment within this time is in a hurry. */
+const quietMs = 5000
 
 interface Spare {
   readonly counter: number
@@ -37,6 +41,8 @@ export class SparePool {
   #working: Promise<void> | undefined
   #isClosed = false
   #zeros: Buffer | undefined
+  #isQuiet = true
+  #quietTimer: NodeJS.Timeout | undefined
 
   constructor(options: { disk: Disk; dir: string; device: AppendWriter; segmentBytes: number }) {
     this.#disk = options.disk
@@ -52,6 +58,7 @@ export class SparePool {
   /** The file of the segment `counter`, which must be the next. Its directory entry is durable. */
   async take(counter: number): Promise<DiskFile> {
     this.#handedOut = counter
+    this.#awaitQuiet()
     const ready = this.#spares.shift()
     const next =
       ready ??
@@ -64,6 +71,16 @@ export class SparePool {
     this.fill()
     await next.writing
     return next.file
+  }
+
+  #awaitQuiet(): void {
+    this.#isQuiet = false
+    clearTimeout(this.#quietTimer)
+    this.#quietTimer = setTimeout(() => {
+      this.#isQuiet = true
+      this.fill()
+    }, quietMs)
+    this.#quietTimer.unref()
   }
 
   /** Prepares in the background what is missing. */
@@ -96,7 +113,7 @@ export class SparePool {
         }
         continue
       }
-      const raw = this.#spares.find((spare) => !spare.isDone)
+      const raw = this.#isQuiet ? this.#spares.find((spare) => !spare.isDone) : undefined
       if (raw === undefined) return
       await this.#zero(raw)
     }
@@ -146,6 +163,7 @@ export class SparePool {
   /** Removes the spares: a clean stop leaves closed segments only. */
   async close(): Promise<void> {
     this.#isClosed = true
+    clearTimeout(this.#quietTimer)
     await this.#working
     for (const { counter, file } of this.#spares.splice(0)) {
       await Promise.allSettled([file.close()])

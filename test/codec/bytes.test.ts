@@ -1,6 +1,6 @@
 import test from 'ava'
 import fc from 'fast-check'
-import { ByteQueue, ByteReader, ByteWriter, pad8 } from '../../lib/codec/bytes.js'
+import { ByteQueue, ByteReader, ByteWriter, decodeKey, encodeKey, pad8 } from '../../lib/codec/bytes.js'
 
 test('every primitive reads back what was written', (t) => {
   fc.assert(
@@ -80,6 +80,17 @@ test('a name must be UTF-8, a text may be anything', (t) => {
   t.is(new ByteReader(bytes).text(), '\ufffdA')
   t.throws(() => new ByteReader(bytes).name(), { code: 'MALFORMED' })
   t.is(new ByteReader(Buffer.from('efbbbf4100000000', 'hex')).name(), '\ufeffA')
+})
+
+test('the key of a database has any bytes, one to one', (t) => {
+  t.is(new ByteReader(Buffer.from('6162000000000000', 'hex')).key(), 'ab')
+  const keys = new Set<string>()
+  for (const bytes of ['ff41', 'fe41', 'c3bf41', '41', 'efbfbd41', 'efbbbf41']) {
+    const key = decodeKey(Buffer.from(bytes, 'hex'))
+    t.is(encodeKey(key).toString('hex'), bytes)
+    keys.add(key)
+  }
+  t.is(keys.size, 6)
 })
 
 test('a queue gives back the bytes in any cut, and earlier views keep theirs', (t) => {

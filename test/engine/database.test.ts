@@ -175,6 +175,18 @@ test('names that SQLite reads otherwise are refused', async (t) => {
   await engine.close()
 })
 
+test('a database that others have replicated may have any name, and nobody connects to it', async (t) => {
+  const engine = Engine.create()
+  for (const name of ['x-wal', '\0\u00ff', ':memory:', 'n'.repeat(505)]) {
+    const database = engine.replicated(name)
+    t.is(engine.replicated(name), database)
+    t.is(engine.find(name), database)
+    t.throws(() => engine.database(name), { instanceOf: DqliteError, code: 'CANNOT_OPEN' })
+  }
+  t.is(engine.replicated('plain'), engine.database('plain'))
+  await engine.close()
+})
+
 test('an image stays whole when its database is dropped or replaced', async (t) => {
   const engine = Engine.create()
   const database = engine.database('test.db')

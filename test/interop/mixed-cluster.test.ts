@@ -6,6 +6,7 @@ import anyTest, { type ExecutionContext } from 'ava'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../lib/client/client.js'
 import { DqliteError } from '../../lib/errors.js'
+import { ask, play } from '../support/exchange.js'
 import {
   cMissing,
   eventually,
@@ -224,4 +225,32 @@ test('what one of ours acknowledged and nobody else knows to be committed is the
     await cluster.members[0]!.start()
   }
   await cluster.identical('app')
+})
+
+test('databases with names that C takes from its clients and ours does not are kept by ours', async (t) => {
+  const cluster = await MixedCluster.start(t, ['C', 'ours'])
+  const [leader, ours] = cluster.members
+  for (const name of [Buffer.from('x-wal'), Buffer.from([0x61, 0xe9])]) {
+    const answers = await play(leader!.address, [ask.openBytes(name), ask.execSql('CREATE TABLE t (a)')])
+    t.deepEqual(answers.slice(1), ['result 0/0'])
+  }
+  const db = cluster.client({ database: 'app' })
+  await db.exec(createTable)
+  await fill(cluster, 5)
+  // From its own log as well.
+  await ours!.kill()
+  await ours!.start()
+  await cluster.identical('app')
+  await cluster.leadBy(ours!)
+  t.is(await rowCount(db), 5)
+  t.deepEqual(await play(ours!.address, [ask.open('x-wal')]), [
+    'failure 14 "not a name a database can have: \\"x-wal\\""',
+  ])
+  // And the longest name of ours is one that C can apply.
+  const longest = 'n'.repeat(504)
+  t.regex((await play(ours!.address, [ask.open(`${longest}n`)])).join(), /^failure 14/)
+  await cluster.with((client) => client.exec(createTable), { database: longest })
+  await cluster.identical(longest)
+  await cluster.identical('app')
+  t.deepEqual(leader!.deaths, [])
 })

@@ -164,6 +164,16 @@ test('a leader whose disk fails stops acknowledging, says so and steps down; the
   t.not(nodes[0]!.status.state, 'leader')
 })
 
+test('a client that added the members finds the next leader, although it was told of one address only', async (t) => {
+  const nodes = [await start(t, 1), await start(t, 2), await start(t, 3)]
+  const db = await client(t, [nodes[0]!])
+  await db.exec('CREATE TABLE t (a)')
+  for (const { id, address } of nodes.slice(1)) await db.add({ id, address })
+  await nodes[0]!.stop()
+  await db.exec('INSERT INTO t VALUES (1)', [], { idempotent: true })
+  t.deepEqual(await db.query('SELECT DISTINCT a FROM t'), [{ a: 1 }])
+})
+
 test('a lone node whose disk is full refuses to acknowledge', async (t) => {
   const faults: { now: Fault | undefined } = { now: undefined }
   const disk = new FaultyDisk({ seed: 1, fault: ({ kind }) => (kind === 'append' ? faults.now : undefined) })

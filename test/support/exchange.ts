@@ -104,6 +104,8 @@ const statementStep =
 export const ask = {
   leader: raw(0, words(0), 0, 'one', 'leader'),
   client: (id: bigint): Step => raw(1, words(id), 0, 'one', `client ${id.toString()}`),
+  openBytes: (name: Uint8Array): Step =>
+    raw(3, Buffer.concat([new ByteWriter(16).text(name).finish(), words(0), text('')]), 0, 'one', 'open, in bytes'),
   open: (name: string): Step => raw(3, Buffer.concat([text(name), words(0), text('')]), 0, 'one', `open ${name}`),
   prepare: sqlStep(4, 'prepare', 'one'),
   exec: statementStep(5, 'exec', 'one'),
