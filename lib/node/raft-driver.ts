@@ -159,7 +159,10 @@ export class RaftDriver implements Replicator {
       transport,
       directory,
       readBytesMax: limits.appendBytesMax,
+      // Members of ours say so by this bit; C's leave it 0.
+      takesLargeSnapshots: (to) => this.#raft.progress().some(({ id, features }) => id === to && (features & 1) !== 0),
       onUnreachable: (to) => this.onUnreachable(to),
+      onWarning: this.#options.onWarning,
       onFailure: (error) => this.#fail(error),
     })
     this.#timer = setInterval(() => this.#step({ type: 'tick' }), this.#tickMs)

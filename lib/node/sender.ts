@@ -5,9 +5,10 @@
  */
 import { strict as assert } from 'node:assert'
 
+import { payloadBytesMax } from '../codec/peer-protocol.js'
 import { DqliteError } from '../errors.js'
 import type { Transport } from '../network/transport.js'
-import type { AppendEntries, Entry, Envelope, InstallSnapshot, ServerId } from '../raft/types.js'
+import type { AppendEntries, Entry, Envelope, Index, InstallSnapshot, ServerId } from '../raft/types.js'
 import type { OpenedDirectory } from '../storage/open.js'
 
 export interface SenderOptions {
@@ -18,7 +19,11 @@ export interface SenderOptions {
   }
   /** Bytes read from the log at a time; one larger entry is read alone. */
   readonly readBytesMax: number
+  /** Whether a member takes snapshots beyond `payloadBytesMax`. Ours do, C dqlite's close the connection. */
+  readonly takesLargeSnapshots: (to: ServerId) => boolean
   readonly onUnreachable: (to: ServerId) => void
+  /** A member cannot be helped, and why. Once per member and snapshot. */
+  readonly onWarning: (text: string) => void
   /** Our own log or snapshot cannot be read. */
   readonly onFailure: (error: DqliteError) => void
 }
@@ -27,6 +32,8 @@ export class Sender {
   readonly #options: SenderOptions
   /** Peers that something is being read for; later messages to them queue behind it. */
   readonly #slowPeers = new Map<ServerId, Promise<void>>()
+  /** Index of the snapshot that each member was refused last. */
+  readonly #refused = new Map<ServerId, Index>()
   #isClosed = false
 
   constructor(options: SenderOptions) {
@@ -100,12 +107,26 @@ export class Sender {
     const newest = await this.#options.directory.snapshots.openNewest()
     if (newest === undefined) throw new DqliteError('NO_CONNECTION', 'no snapshot to send')
     try {
+      this.#checkSize(envelope, newest.description.last.index, newest.contentBytes)
       // The newest on disk may be newer than the one Raft knew: it serves as well, under its own name.
       const current = { ...envelope, message: { ...message, snapshot: newest.description } }
       await this.#options.transport.sendSnapshot(current, newest.contentBytes, newest.content)
     } finally {
       await newest.close()
     }
+  }
+
+  /** raft-wire §2: C members take 500 MiB. Sending more would end in a closed connection, again and again. */
+  #checkSize({ to, address }: Envelope, index: Index, contentBytes: number): void {
+    if (contentBytes <= payloadBytesMax || this.#options.takesLargeSnapshots(to)) return
+    if (this.#refused.get(to) !== index) {
+      this.#refused.set(to, index)
+      this.#options.onWarning(
+        `the member at ${address} needs a snapshot of ${contentBytes} bytes, and takes ${payloadBytesMax} at most: ` +
+          'shrink the databases (VACUUM), or replace it by a member that takes more',
+      )
+    }
+    throw new DqliteError('NO_CONNECTION', `a snapshot of ${contentBytes} bytes is too large for ${address}`)
   }
 }
 

@@ -1,6 +1,6 @@
 import test from 'ava'
 
-import { DqliteError } from '../../lib/errors.js'
+import type { DqliteError } from '../../lib/errors.js'
 import { Sender } from '../../lib/node/sender.js'
 import type { Entry, Envelope } from '../../lib/raft/types.js'
 
@@ -14,15 +14,19 @@ function append(to: bigint, entries: readonly Entry[]): Envelope {
   return { to, address: `peer ${to}`, message: { type: 'appendEntries', term: 1, prev, commitIndex: 0, entries } }
 }
 
+const snapshot = { last: { index: 5, term: 1 }, configuration: { servers: [] }, configurationIndex: 1 }
+
 /** A log that gives so many entries at a time, and what a sender made of it. */
-function setup(log: readonly Entry[], entriesPerRead: number) {
+function setup(log: readonly Entry[], entriesPerRead: number, snapshotBytes?: number) {
   const sent: Envelope[] = []
   const unreachable: bigint[] = []
   const failures: DqliteError[] = []
+  const warnings: string[] = []
+  const snapshots: bigint[] = []
   const sender = new Sender({
     transport: {
       send: (envelopes) => void sent.push(...envelopes),
-      sendSnapshot: () => Promise.reject(new DqliteError('NO_CONNECTION', 'gone')),
+      sendSnapshot: async ({ to }) => void snapshots.push(to),
     },
     directory: {
       log: {
@@ -31,13 +35,21 @@ function setup(log: readonly Entry[], entriesPerRead: number) {
           return log.filter(({ index }) => index >= first && index <= last).slice(0, entriesPerRead)
         },
       },
-      snapshots: { openNewest: () => Promise.resolve(undefined) },
+      snapshots: {
+        openNewest: async () => {
+          if (snapshotBytes === undefined) return undefined
+          const content = (async function* () {})()
+          return { description: snapshot, contentBytes: snapshotBytes, content, close: () => Promise.resolve() }
+        },
+      },
     },
     readBytesMax: 1 << 20,
+    takesLargeSnapshots: (to) => to === 3n,
     onUnreachable: (to) => unreachable.push(to),
+    onWarning: (text) => warnings.push(text),
     onFailure: (error) => failures.push(error),
   })
-  return { sender, sent, unreachable, failures }
+  return { sender, sent, unreachable, failures, warnings, snapshots }
 }
 
 test('evicted entries are read back in pieces of any size, each once, whatever stands between them', async (t) => {
@@ -72,9 +84,25 @@ test('entries that were replaced while they were read are not sent under their o
 
 test('a snapshot that cannot be sent is reported to Raft, not to the operator', async (t) => {
   const { sender, unreachable, failures } = setup([], 1)
-  const snapshot = { last: { index: 5, term: 1 }, configuration: { servers: [] }, configurationIndex: 1 }
   sender.send([{ to: 2n, address: 'peer', message: { type: 'installSnapshot', term: 1, snapshot } }])
   while (unreachable.length === 0) await new Promise(setImmediate)
   t.deepEqual(unreachable, [2n])
   t.deepEqual(failures, [])
+})
+
+test('a snapshot beyond 500 MiB goes to members of ours only; a C member is refused it, with one warning', async (t) => {
+  const { sender, unreachable, warnings, snapshots } = setup([], 1, 500 * 1024 * 1024 + 1)
+  const install = (to: bigint): Envelope => ({
+    to,
+    address: `peer ${to}`,
+    message: { type: 'installSnapshot', term: 1, snapshot },
+  })
+  for (let round = 1; round <= 3; round++) {
+    sender.send([install(2n), install(3n)])
+    while (unreachable.length < round || snapshots.length < round) await new Promise(setImmediate)
+  }
+  t.deepEqual(unreachable, [2n, 2n, 2n])
+  t.deepEqual(snapshots, [3n, 3n, 3n])
+  t.is(warnings.length, 1)
+  t.regex(warnings[0]!, /peer 2 needs a snapshot of 524288001 bytes, and takes 524288000 at most/)
 })
