@@ -157,7 +157,6 @@ export class Node {
         snapshotStrategy: checked.snapshotStrategy,
         random: Math.random,
         onFailure: options.onFailure ?? ((error) => warn(error.message)),
-        onRoleChange: () => undefined,
         onWarning: warn,
       })
       const onInternalError = (error: unknown): void =>

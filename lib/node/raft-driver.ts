@@ -45,7 +45,6 @@ export interface RaftDriverOptions {
   readonly random: () => number
   /** The node cannot go on (its disk or its databases failed): it no longer acknowledges, votes or leads. */
   readonly onFailure: (error: DqliteError) => void
-  readonly onRoleChange: () => void
   /** Something went wrong that Raft repairs by itself. */
   readonly onWarning: (text: string) => void
 }
@@ -144,7 +143,8 @@ export class RaftDriver implements Replicator {
         inflightAppendsMax: limits.inflightAppendsMax,
         // The driver asks writers to wait at the limit (pipelineFull); a commit that is under way must not be refused.
         pipelineEntriesMax: Number.MAX_SAFE_INTEGER,
-        pipelineBytesMax: Number.MAX_SAFE_INTEGER,
+        // Finite all the same: a follower bounds by it what waits for its disk.
+        pipelineBytesMax: limits.pipelineBytesMax + limits.transactionBytesMax,
         logCacheBytesMax: limits.logCacheBytesMax,
         committedBytesMax: limits.committedBytesMax,
       },
@@ -398,7 +398,6 @@ export class RaftDriver implements Replicator {
     if (this.#leading !== undefined && (state !== 'leader' || term !== this.#leading.term)) this.#loseLeadership()
     if (this.#leading === undefined && state === 'leader') {
       this.#leading = { term, electionIndex: this.#raft.lastIndex }
-      this.#options.onRoleChange()
     }
     this.#flushDue ??= setImmediate(() => {
       this.#flushDue = undefined
@@ -588,7 +587,6 @@ export class RaftDriver implements Replicator {
         if (this.#abandoning === abandoning) this.#abandoning = undefined
       })
     this.#abandoning = abandoning
-    this.#options.onRoleChange()
   }
 
   // -------------------------------------------------------------------------------------------- requests
